@@ -1,0 +1,57 @@
+# Two commands do everything on a fresh machine (Python 3.11, git, make): `make demo` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+RUN := PYTHONPATH=.:plugins $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up down status test lint bench docs lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
+
+install: $(VENV)/.installed .local/venvs/ministack/.installed  ## the virtual environments (the other targets do this by themselves)
+
+$(VENV)/.installed: requirements.txt
+	@echo "Installing into $(VENV): a few minutes, once."
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@touch $@
+
+.local/venvs/ministack/.installed: requirements-ministack.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-ministack.txt
+	@touch $@
+
+demo: install  ## the main job on this machine: claims in, a live fraud endpoint out (DOMAIN=, LANDING=dir, YEAR=, KEEP=0)
+	@$(RUN) -m include.laptop demo $(if $(DOMAIN),--domain $(DOMAIN)) $(if $(LANDING),--landing "$(LANDING)") $(if $(YEAR),--year $(YEAR)) $(if $(filter 0,$(KEEP)),--stop)
+
+up: install  ## start the stack again, with everything still there
+	@$(RUN) -m include.laptop up
+
+down:  ## stop the stack; its state stays in .local
+	@test ! -x $(VENV)/bin/python || $(RUN) -m include.laptop down
+
+status:  ## what runs, and where
+	@$(RUN) -m include.laptop status
+
+test: install  ## all tests, the main job on a stack of its own among them (PYTEST="-k name" to choose)
+	@$(RUN) -m pytest $(PYTEST)
+
+lint: install  ## ruff (with Airflow's rules) and mypy
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+
+bench: install  ## what is measured, against whom; tables here, figures in .local/bench
+	@for name in auto_claims serving jobs dag_parsing; do $(RUN) -m bench.$$name || exit 1; done
+
+docs: install  ## docs/DAGs.md, written from the DAGs
+	@$(RUN) -m include.laptop dags-page docs/DAGs.md
+
+lock:  ## requirements*.txt from requirements*.in (needs uv)
+	@uv pip compile --quiet --python-version 3.11 requirements.in -o requirements.txt
+	@uv pip compile --quiet --python-version 3.11 requirements-jobs.in -c requirements.txt -o requirements-jobs.txt
+	@uv pip compile --quiet --python-version 3.11 requirements-ministack.in -o requirements-ministack.txt
+
+clean: down  ## forget the stack's state (.local but for its virtual environments)
+	@find .local -mindepth 1 -maxdepth 1 ! -name venvs -exec rm -rf {} +

@@ -1,0 +1,109 @@
+"""
+### Landed files become checked, versioned data
+
+One run takes the deliveries of an interval of days (a day on schedule, any interval by hand) through
+
+1. **list_landed_files**: which files lie under `raw/<table>/dt=<delivery day>/`; their names and ETags are the run's manifest, so that a file
+   that lands later is a new job and the same files are the same job;
+2. **ingest**: schema, types, keys, times, then the domain's Great Expectations. A row that breaks a critical expectation goes to `quarantine/`
+   with its reasons, a file that cannot be trusted goes there whole, warnings are counted. Rows landed = rows curated + rows quarantined, always.
+   A corrected row is appended with the time it became known; nothing is overwritten. *Report* opens the Data Docs;
+3. **report_quality**: tells people when files were refused or many rows quarantined;
+4. **choose_feature_days**, **build_features**: features of the days that changed, checked before they are written.
+
+Files land as CSV (UTF-8, header) or Parquet. Every task may be cleared, killed or run again: the same files give the same bytes.
+
+### Runbook
+
+| The log says | What to do |
+|---|---|
+| `no file landed for …` | The run was skipped: nothing under `raw/` for those days. Check the delivery, then trigger the DAG with those days. |
+| `refused: …` from **ingest** or **build_features** | The input is at fault, and the message says where. Mend it, land it again, trigger the DAG for the delivery's day. |
+| an alert "Quarantined: …" | Open *Report*, look at the reasons, fetch the rows from `quarantine/<table>/dt=…`, land the corrected rows as a new file. |
+| `SageMaker job … ended as Failed` | The end of the job's own log stands above it. Clear the task: it starts the next job. |
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
+from airflow.sdk.exceptions import AirflowSkipException
+from sagemaker_lifecycle.defaults import Tag, dag_settings
+from sagemaker_lifecycle.jobs import DomainProcessingOperator
+from sagemaker_lifecycle.tasks import list_landing, tell_of_quarantine
+
+from include import assets
+from include.domains import catalogue
+from include.lifecycle.as_of import feature_days
+from include.lifecycle.domain import Domain
+
+PARAMS = {
+    "first_day": Param(
+        None, type=["null", "string"], format="date", title="First delivery day", description="Empty: the run's own interval."
+    ),
+    "last_day": Param(
+        None, type=["null", "string"], format="date", title="Last delivery day", description="Included. Empty: the first day only."
+    ),
+    "year": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1990,
+        maximum=2100,
+        title="Year of the events",
+        description="For sources whose dates carry no year. Empty: the latest year in which an event is not after its delivery.",
+    ),
+}
+
+
+def ingest_data(domain: Domain) -> None:
+    @dag(
+        dag_id=f"{domain.name}.ingest_data",
+        dag_display_name=f"{domain.title}: ingest data",
+        schedule=CronTriggerTimetable(domain.schedules.ingest, timezone="UTC", interval=timedelta(days=1))
+        if domain.schedules.ingest
+        else None,
+        params=PARAMS,
+        max_active_runs=1,  # two runs would rewrite the same partitions
+        **dag_settings(domain, Tag.DATA, __doc__, deadline=timedelta(hours=3)),
+    )
+    def build() -> None:
+        @task(multiple_outputs=True)
+        def list_landed_files() -> dict[str, str | int]:
+            return list_landing(domain, get_current_context())
+
+        landed = list_landed_files()
+
+        ingest = DomainProcessingOperator(
+            task_id="ingest", domain=domain.name, job="ingest", arguments={"manifest": landed["manifest"]}, report="data_docs"
+        )
+
+        @task
+        def report_quality(result: dict) -> None:
+            tell_of_quarantine(domain, result)
+
+        @task(multiple_outputs=True)
+        def choose_feature_days(result: dict) -> dict[str, str]:
+            days = feature_days(result["changed_event_days"], domain.feature_history, (result["event_days"] or [None, None])[1])
+            if days is None:
+                raise AirflowSkipException("no event day changed: the features stand")
+            return {"first": days.first.isoformat(), "last": days.last.isoformat()}
+
+        days = choose_feature_days(ingest.output)
+
+        build_features = DomainProcessingOperator(
+            task_id="build_features",
+            domain=domain.name,
+            job="build-features",
+            arguments={"first-day": days["first"], "last-day": days["last"], "as-of": landed["as_of"]},
+            inputs=ingest.output["job"],
+            report="data_docs",
+            outlets=[assets.features(domain.name)],
+        )
+
+        report_quality(ingest.output)
+        days >> build_features
+
+    build()
+
+
+for each in catalogue().domains.values():
+    ingest_data(each)

@@ -1,0 +1,151 @@
+"""
+### A model as of an instant: trained, evaluated, gated, registered, approved
+
+Everything the run reads was available at its **as-of** instant: the parameter, or the end of the run's data interval. So a backfill retrains
+history as it would have been; its models go to the history group of the registry, nobody is asked, nothing is deployed.
+
+1. **resolve_as_of**: the instant, whether this is a backfill, and the live champion to beat;
+2. **build_dataset**: matured labels and features as of then, split by time into train, validation and test;
+3. **train**: XGBoost as a Training job, scores calibrated;
+4. **evaluate**: metrics with intervals on the latest events, bias by facet, reasons, the baseline profile for monitoring, and the gate:
+   is the model good enough, and on the same events not worse than the champion? *Report* opens it all on one page;
+5. **register**: a model package with metrics, baseline, lineage and as-of. A model that the gate refused is registered as Rejected;
+6. **choose_approval**: the gate's word is enough (**approve**), or a named person is asked (**ask_for_approval**, answered on the task's page),
+   as the domain or the form says. An approved package triggers `deploy_model`.
+
+### Backfill
+
+    airflow backfill create --dag-id auto_claims.train_model --from-date 2026-02-01 --to-date 2026-04-30
+
+### Runbook
+
+| The log says | What to do |
+|---|---|
+| `refused: … events` or `… positives` from **build_dataset** | Too little matured truth as of then. Choose a later as-of, or land more history and labels. |
+| `gate: failed` and **choose_approval** ends the run | The report says which rule failed. The package is registered as Rejected; the champion stays. |
+| **ask_for_approval** waits | One of the domain's approvers answers on the task's page (*Required actions*). Without an answer in time it fails; clear it to ask again. |
+| `SageMaker job … ended as Failed` | The end of the job's own log stands above it. Clear the task: it starts the next job. |
+"""
+
+from datetime import timedelta
+
+from airflow.providers.standard.operators.hitl import HITLBranchOperator
+from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
+from sagemaker_lifecycle.defaults import Tag, alert, dag_settings
+from sagemaker_lifecycle.jobs import DomainProcessingOperator, DomainTrainingOperator
+from sagemaker_lifecycle.registry import RegisterModelOperator, SetApprovalOperator
+from sagemaker_lifecycle.tasks import approval_route, resolve_run
+
+from include import assets
+from include.domains import catalogue
+from include.lifecycle.domain import Domain
+
+PARAMS = {
+    "as_of": Param(
+        None,
+        type=["null", "string"],
+        format="date-time",
+        title="As of",
+        description="Train as if it were this instant (UTC). Empty: the end of the run's data interval.",
+    ),
+    "approval": Param(
+        "as the domain says",
+        enum=["as the domain says", "automatic", "ask"],
+        title="Approval",
+        description="automatic: a model that passes the gate is released at once. ask: one of the domain's approvers decides.",
+    ),
+}
+
+
+def train_model(domain: Domain) -> None:
+    @dag(
+        dag_id=f"{domain.name}.train_model",
+        dag_display_name=f"{domain.title}: train model",
+        schedule=CronTriggerTimetable(domain.schedules.train, timezone="UTC"),
+        params=PARAMS,
+        max_active_runs=4,
+        **dag_settings(domain, Tag.MODEL, __doc__, deadline=timedelta(hours=6)),
+    )
+    def build() -> None:
+        @task(multiple_outputs=True)
+        def resolve_as_of() -> dict:
+            return resolve_run(domain, get_current_context())
+
+        run = resolve_as_of()
+
+        build_dataset = DomainProcessingOperator(
+            task_id="build_dataset", domain=domain.name, job="build-dataset", arguments={"as-of": run["as_of"]}, writes_to="datasets"
+        )
+        train = DomainTrainingOperator(task_id="train", domain=domain.name, dataset=build_dataset.output["uri"], as_of=run["as_of"])
+        evaluate = DomainProcessingOperator(
+            task_id="evaluate",
+            domain=domain.name,
+            job="evaluate",
+            arguments={
+                "dataset": build_dataset.output["uri"],
+                "model": train.output["model"],
+                "champion": "{{ (ti.xcom_pull(task_ids='resolve_as_of', key='champion') or {}).get('model', '') }}",
+            },
+            writes_to="evaluate",
+            report="reports.report",
+        )
+        register = RegisterModelOperator(
+            task_id="register",
+            domain=domain.name,
+            run=run,
+            dataset=build_dataset.output,
+            training=train.output,
+            evaluation=evaluate.output,
+        )
+
+        @task.branch
+        def choose_approval(history: bool, gate_passed: bool) -> str | None:
+            return approval_route(domain, get_current_context()["params"]["approval"], history, gate_passed)
+
+        ask_for_approval = HITLBranchOperator(
+            task_id="ask_for_approval",
+            subject=f"Release this model for {domain.title}?",
+            body=(
+                "{{ ti.xcom_pull(task_ids='register')['model_package'] }}\n\n"
+                "{% set found = ti.xcom_pull(task_ids='evaluate') %}"
+                "{% for reason in found['gate']['reasons'] %}- {{ reason }}\n{% endfor %}\n"
+                "| metric | value | low | high |\n|---|---|---|---|\n"
+                "{% for name, metric in found['metrics'].items() %}"
+                "| {{ name }} | {{ '%.4g' % metric['value'] }} | {{ '%.4g' % metric['low'] }} | {{ '%.4g' % metric['high'] }} |\n{% endfor %}\n"
+                "Report: {{ found['reports']['report'] }}"
+            ),
+            options=["Approve", "Reject"],
+            options_mapping={"Approve": "approve", "Reject": "reject"},
+            assigned_users=[{"id": user, "name": user} for user in domain.approval.approvers],
+            response_timeout=domain.approval.response_within,
+            notifiers=[
+                alert(
+                    f"Approval wanted: {domain.name}",
+                    "A model of {{ dag.dag_id }} waits for {{ task.assigned_users | map(attribute='name') | join(', ') or 'approval' }}: {{ ti.log_url }}",
+                )
+            ],
+        )
+        decided = "{{ (ti.xcom_pull(task_ids='ask_for_approval') or {}).get('responded_by_user') or 'the gate (automatic approval)' }}"
+        approve = SetApprovalOperator(
+            task_id="approve",
+            model_package=register.output["model_package"],
+            status="Approved",
+            reason=f"Approved by {decided}, run {{{{ run_id }}}}",
+            asset=assets.approved_model(domain.name),
+            trigger_rule="none_failed_min_one_success",
+        )
+        reject = SetApprovalOperator(
+            task_id="reject",
+            model_package=register.output["model_package"],
+            status="Rejected",
+            reason=f"Rejected by {decided}, run {{{{ run_id }}}}",
+        )
+
+        choose_approval(run["history"], register.output["gate_passed"]) >> [ask_for_approval, approve]
+        ask_for_approval >> [approve, reject]
+
+    build()
+
+
+for each in catalogue().domains.values():
+    train_model(each)

@@ -1,0 +1,87 @@
+"""``python -m include.jobs NAME …``: the one entry point of the jobs' image.
+
+``train`` and ``serve`` take no arguments: SageMaker passes everything through ``/opt/ml`` and the environment. Every other name is a
+processing job or a command: it takes arguments, and with ``--result s3://…`` writes what it found there as JSON.
+
+Exit status: 0 done; 1 a fault of ours (with a traceback); 2 refused because of what was given (without one). The reason also goes where
+SageMaker looks for it: ``/opt/ml/output/failure`` of a training job, ``/opt/ml/output/message`` of a processing job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from include.jobs.context import JobError, context_for, ml_directory
+
+CONTAINER_COMMANDS = {"train": "include.jobs.train", "serve": "include.jobs.serve"}
+JOBS = {
+    "ingest": "include.jobs.ingest",
+    "build-features": "include.jobs.build_features",
+    "build-dataset": "include.jobs.build_dataset",
+    "evaluate": "include.jobs.evaluate",
+    "simulate": "include.jobs.simulate",
+}
+_REASON_LIMIT = 1000  # SageMaker keeps the first kilobyte
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = arguments[0] if arguments else ""
+    try:
+        if name in CONTAINER_COMMANDS:
+            importlib.import_module(CONTAINER_COMMANDS[name]).main()
+            return 0
+        module, options = _parse(arguments)
+        result = module.run(options, context_for(options.domain))
+        _report(options, result)
+    except JobError as error:
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        _leave_reason(f"refused: {error}")  # the DAGs' operators know by this word that trying again is useless
+        return 2
+    except Exception as error:
+        traceback.print_exc()
+        _leave_reason(f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Any, argparse.Namespace]:
+    """Imports the named job only, so that ``--help`` and one job's start do not pay for the others."""
+    parser = argparse.ArgumentParser(
+        prog="python -m include.jobs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("job", choices=[*CONTAINER_COMMANDS, *JOBS])
+    job = parser.parse_args(arguments[:1]).job
+    module = importlib.import_module(JOBS[job])
+    options = argparse.ArgumentParser(
+        prog=f"python -m include.jobs {job}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--domain", required=True, help="a folder under include/domains")
+    options.add_argument("--result", help="S3 URI that the result is written to, as JSON; without it, it is printed")
+    module.add_arguments(options)
+    return module, options.parse_args(arguments[1:])
+
+
+def _report(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    if not options.result:
+        print(json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False))
+        return
+    objects = context_for(options.domain).objects
+    objects.put_json(objects.key(options.result), result)
+
+
+def _leave_reason(reason: str) -> None:
+    output = ml_directory() / "output"
+    if output.is_dir():
+        for name in ("failure", "message"):
+            (output / name).write_text(reason[:_REASON_LIMIT], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

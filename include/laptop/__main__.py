@@ -1,0 +1,133 @@
+"""``python -m include.laptop demo|up|down|status|airflow|dags-page``: what ``make`` calls."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+from include.laptop.processes import StackError
+from include.settings import ROOT
+
+STATE = ROOT / ".local"
+SIMULATED = "simulated"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m include.laptop", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser("demo", help="the main job on the local stack, which stays up")
+    demo.add_argument("--domain", default="auto_claims")
+    demo.add_argument("--landing", type=Path, help="a folder with your own <table>.csv or <table>.parquet files")
+    demo.add_argument("--year", type=int, help="the year of your events, where their dates carry none")
+    demo.add_argument("--stop", action="store_true", help="stop the stack at the end")
+    commands.add_parser("up", help="start the stack again")
+    commands.add_parser("down", help="stop the stack; its state stays")
+    commands.add_parser("status", help="what runs, and where")
+    airflow = commands.add_parser("airflow", help="an `airflow` command on the stack: `airflow -- dags list`")
+    airflow.add_argument("arguments", nargs=argparse.REMAINDER)
+    page = commands.add_parser("dags-page", help="docs/DAGs.md, written from the DAGs")
+    page.add_argument("path", type=Path)
+    options = parser.parse_args()
+    try:
+        return _COMMANDS[options.command](options)
+    except StackError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. The stack is still up: `make down` stops it.", file=sys.stderr)
+        return 130
+
+
+def _current() -> Path:
+    """The home of the stack that was used last. Simulated and own data live in stacks of their own, so that one never trains on the other."""
+    pointer = STATE / "current"
+    return STATE / "stacks" / (pointer.read_text().strip() if pointer.exists() else SIMULATED)
+
+
+def _choose(name: str) -> Path:
+    """Makes this the current stack; another one that runs is stopped first."""
+    from include.laptop.stack import Stack
+
+    home = STATE / "stacks" / name
+    if _current() != home and _current().exists():
+        Stack(_current()).down()
+    STATE.mkdir(exist_ok=True)
+    (STATE / "current").write_text(name)
+    return home
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from include import domains
+    from include.laptop.demo import Demo, write_summary
+    from include.laptop.stack import Stack
+
+    try:
+        domain = domains.get(options.domain)
+    except LookupError as error:
+        raise StackError(str(error)) from error
+    if options.landing is not None and not options.landing.is_dir():
+        raise StackError(f"{options.landing} is not a folder")
+    own = re.sub(r"\W+", "-", str(options.landing.resolve())).strip("-")[-40:].strip("-") if options.landing else ""
+    stack = Stack(_choose(f"landing-{own}" if own else SIMULATED))
+    summary = Demo(stack, domain, landing=options.landing, year=options.year).run()
+    write_summary(STATE / "summary.json", summary)
+    if options.stop:
+        stack.down()
+    else:
+        print("The stack is up: `make down` stops it, `make up` starts it again with everything still there.")
+    return 0
+
+
+def _up(_: argparse.Namespace) -> int:
+    from include.laptop.stack import Stack
+
+    stack = Stack(_current())
+    stack.up()
+    print(f"Airflow: {stack.url('airflow')}  user admin, password in {stack.home}/airflow/passwords.json")
+    return 0
+
+
+def _down(_: argparse.Namespace) -> int:
+    from include.laptop.stack import Stack
+
+    stopped = Stack(_current()).down() if _current().exists() else []
+    print(f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running.")
+    return 0
+
+
+def _status(_: argparse.Namespace) -> int:
+    from include.laptop.stack import Stack
+
+    if not _current().exists():
+        print("No stack yet: `make demo` makes one.")
+        return 0
+    stack = Stack(_current())
+    for service in stack.services:
+        process = stack.processes.process(service.name)
+        state = "down" if process is None else f"pid {process.pid}, {'ready' if service.ready() else 'not ready'}"
+        print(f"{service.name:14} {state:24} {stack.processes.log(service.name)}")
+    print(f"Airflow: {stack.url('airflow')}")
+    return 0
+
+
+def _airflow(options: argparse.Namespace) -> int:
+    from include.laptop.stack import Stack
+
+    arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
+    os.execve(sys.executable, [sys.executable, "-m", "airflow", *arguments], Stack(_current()).airflow_environment)  # noqa: S606 - our own command
+
+
+def _dags_page(options: argparse.Namespace) -> int:
+    from include.laptop.dags_page import dags_page
+
+    options.path.write_text(dags_page(ROOT / "dags"), encoding="utf-8")
+    return 0
+
+
+_COMMANDS = {"demo": _demo, "up": _up, "down": _down, "status": _status, "airflow": _airflow, "dags-page": _dags_page}
+
+if __name__ == "__main__":
+    sys.exit(main())

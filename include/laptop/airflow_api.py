@@ -1,0 +1,108 @@
+"""Airflow's public REST API, as far as the demo needs it: trigger a DAG, follow its tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from include.laptop.processes import StackError
+
+FINAL = {"success", "failed", "skipped", "upstream_failed", "removed"}
+
+
+@dataclass(frozen=True)
+class TaskState:
+    task_id: str
+    state: str
+    seconds: float | None
+    try_number: int
+
+
+class AirflowApi:
+    """``url``: the api-server's. Logs in with a user's name and password."""
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=60)
+        answer = self._client.post("/auth/token", json={"username": user, "password": password})
+        if answer.is_error:
+            raise StackError(f"Airflow at {url} refused the login of {user}: {answer.text}")
+        self._client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
+    def _call(self, method: str, path: str, **kwargs: Any) -> Any:
+        answer = self._client.request(method, f"/api/v2{path}", **kwargs)
+        if answer.is_error:
+            raise StackError(f"Airflow: {method} {path}: {answer.status_code} {answer.text}")
+        return answer.json()
+
+    def wait_for_dags(self, dag_ids: list[str], seconds: float = 120) -> None:
+        """Waits until the DAG processor has parsed all of them."""
+        deadline = time.monotonic() + seconds
+        while True:
+            known = {dag["dag_id"] for dag in self._call("GET", "/dags", params={"limit": 500})["dags"]}
+            if known.issuperset(dag_ids):
+                return
+            if time.monotonic() > deadline:
+                errors = self._call("GET", "/importErrors")["import_errors"]
+                raise StackError(f"Airflow knows no DAG {sorted(set(dag_ids) - known)}; import errors: {errors}")
+            time.sleep(0.5)
+
+    def unpause(self, dag_id: str) -> None:
+        self._call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
+
+    def trigger(self, dag_id: str, params: dict[str, Any]) -> str:
+        """Starts a run with these parameters; returns its run id."""
+        run = self._call("POST", f"/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": params})
+        return str(run["dag_run_id"])
+
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        """The DAG's runs, newest first."""
+        found: list[dict[str, Any]] = self._call("GET", f"/dags/{dag_id}/dagRuns", params={"order_by": "-run_after", "limit": 100})[
+            "dag_runs"
+        ]
+        return found
+
+    def wait_for_new_run(self, dag_id: str, known: set[str], seconds: float = 60) -> str:
+        """Waits for a run that is not among ``known`` run ids, such as one that an asset triggers."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for run in self.runs(dag_id):
+                if run["dag_run_id"] not in known:
+                    return str(run["dag_run_id"])
+            time.sleep(0.3)
+        raise StackError(f"{dag_id} was not triggered within {seconds:.0f} s")
+
+    def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
+        found = self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", params={"limit": 200})["task_instances"]
+        return [TaskState(task["task_id"], task["state"] or "none", task["duration"], task["try_number"]) for task in found]
+
+    def follow(self, dag_id: str, run_id: str, seconds: float, on_change: Callable[[TaskState], None]) -> str:
+        """Calls ``on_change`` for each change of a task's state until the run ends; returns the run's state."""
+        deadline = time.monotonic() + seconds
+        seen: dict[str, str] = {}
+        while True:
+            state = self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"]
+            for task in self.tasks(dag_id, run_id):
+                if seen.get(task.task_id) != task.state and task.state != "none":
+                    seen[task.task_id] = task.state
+                    on_change(task)
+            if state in {"success", "failed"}:
+                return str(state)
+            if time.monotonic() > deadline:
+                raise StackError(f"{dag_id}, run {run_id}, is still {state} after {seconds:.0f} s; see Airflow's page")
+            time.sleep(0.3)
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        """What a task returned; None where it returned nothing."""
+        answer = self._client.get(
+            f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}", params={"deserialize": True}
+        )
+        return None if answer.status_code == httpx.codes.NOT_FOUND else answer.raise_for_status().json()["value"]
+
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
+        """The text of a task's log."""
+        content = self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}")["content"]
+        return "\n".join(str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in content)

@@ -1,0 +1,47 @@
+"""``docs/DAGs.md``: every DAG's page in one file, written from the DAGs themselves, so that it cannot go stale (a test compares)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+_HEAD = """# The DAGs
+
+Written from the DAGs by `make docs`; edit their docstrings, not this page. Each DAG exists once for every domain under `include/domains`.
+"""
+
+
+def dags_page(folder: Path) -> str:
+    """Markdown: the stages in the order of the lifecycle, each with its DAGs, schedules, form and docstring."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(dag_folder=str(folder), bundle_path=folder, bundle_name="dags-folder")
+    if bag.import_errors:
+        raise RuntimeError(f"DAGs do not import: {bag.import_errors}")
+    stages: dict[str, list[Any]] = {}
+    for dag_id, dag in sorted(bag.dags.items()):
+        stages.setdefault(dag_id.partition(".")[2], []).append(dag)
+    order = ["ingest_data", "train_model", "deploy_model"]
+    parts = [_HEAD]
+    for stage in sorted(stages, key=lambda name: (order.index(name) if name in order else len(order), name)):
+        dags = stages[stage]
+        parts.append(f"## {stage}\n\n| DAG | schedule |\n|---|---|\n" + "".join(f"| `{dag.dag_id}` | {_schedule(dag)} |\n" for dag in dags))
+        parts.append(
+            "| parameter | default | meaning |\n|---|---|---|\n" + "".join(_parameter(name, dags[0].params) for name in dags[0].params)
+        )
+        parts.append((dags[0].doc_md or "").strip() + "\n")
+    return "\n".join(parts)
+
+
+def _schedule(dag: Any) -> str:
+    timetable = dag.timetable
+    if cron := getattr(timetable, "expression", None):
+        return f"`{cron}` (UTC)"
+    assets = sorted(asset.name for asset in timetable.asset_condition.objects) if hasattr(timetable, "asset_condition") else []
+    return f"when {', '.join(f'`{name}`' for name in assets)} changes" if assets else "by hand"
+
+
+def _parameter(name: str, params: Any) -> str:
+    param = params.get_param(name)
+    choices = f" ({', '.join(param.schema['enum'])})" if "enum" in param.schema else ""
+    return f"| `{name}` | {'' if param.value is None else param.value} | {param.schema.get('title', '')}{choices}: {param.description or ''} |\n"

@@ -1,0 +1,313 @@
+"""The local stack, under one home folder: MiniStack, the local SageMaker, and Airflow's four components on SQLite.
+
+Everything listens on loopback. Ports and secrets are made on first use and kept in ``stack.json`` (mode 0600), so that ``down`` and ``up``
+bring back the same stack with everything still in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import urllib.request
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+from include.domains import catalogue
+from include.laptop.processes import ProcessTable, Service, StackError, clean_environment
+from include.settings import ROOT, load
+
+PREFERRED_PORTS = {"airflow": 8080, "ministack": 4566, "sagemaker": 4580}
+PRELOADED = ("numpy", "pandas", "pyarrow.parquet", "duckdb", "xgboost", "scipy.stats", "sklearn.metrics", "boto3", "great_expectations")
+"""What the jobs' parent process imports once, so that a job starts in milliseconds."""
+READY_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class StackFile:
+    """What a stack keeps between ``down`` and ``up``."""
+
+    ports: dict[str, int]
+    fernet_key: str
+    jwt_secret: str
+    api_secret: str
+    passwords: dict[str, str]
+
+
+def _free_port(preferred: int) -> int:
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise StackError("no free port on 127.0.0.1")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - loopback
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+class Stack:
+    """``home``: where all state lies (``.local`` of the checkout for ``make demo``). ``extra``: more environment for every Python process."""
+
+    def __init__(self, home: Path, extra: dict[str, str] | None = None) -> None:
+        self.home = home.resolve()
+        self.processes = ProcessTable(self.home, ROOT)
+        self.settings = load(ROOT / "config" / "laptop.toml")
+        self._extra = extra or {}
+        self._file: StackFile | None = None
+
+    # what the stack is
+
+    @property
+    def file(self) -> StackFile:
+        """The kept ports and secrets, made on first use."""
+        path = self.home / "stack.json"
+        if self._file is None:
+            if path.exists():
+                self._file = StackFile(**json.loads(path.read_text()))
+            else:
+                users = ["admin", *sorted({user for domain in catalogue().domains.values() for user in domain.approval.approvers})]
+                self._file = StackFile(
+                    ports={name: _free_port(port) for name, port in PREFERRED_PORTS.items()},
+                    fernet_key=base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+                    jwt_secret=secrets.token_urlsafe(48),
+                    api_secret=secrets.token_urlsafe(48),
+                    passwords={user: secrets.token_urlsafe(12) for user in users},
+                )
+                self.home.mkdir(parents=True, exist_ok=True)
+                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                    json.dump(asdict(self._file), file, indent=1)
+        return self._file
+
+    def url(self, service: str) -> str:
+        return f"http://127.0.0.1:{self.file.ports[service]}"
+
+    @property
+    def aws_environment(self) -> dict[str, str]:
+        """How boto3 finds this stack instead of AWS."""
+        sagemaker = self.url("sagemaker")
+        return {
+            "AWS_ENDPOINT_URL": self.url("ministack"),
+            "AWS_ENDPOINT_URL_SAGEMAKER": sagemaker,
+            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": sagemaker,
+            "AWS_DEFAULT_REGION": self.settings.region,
+            "AWS_REGION": self.settings.region,
+            "AWS_ACCESS_KEY_ID": "laptop",
+            "AWS_SECRET_ACCESS_KEY": "laptop",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    @property
+    def _python_environment(self) -> dict[str, str]:
+        paths = [str(ROOT), str(ROOT / "plugins"), *([self._extra["PYTHONPATH"]] if "PYTHONPATH" in self._extra else [])]
+        quiet = {"GX_ANALYTICS_ENABLED": "false", "SCARF_NO_ANALYTICS": "true", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+        return {**clean_environment(), **self.aws_environment, **quiet, **self._extra, "PYTHONPATH": os.pathsep.join(paths)}
+
+    @property
+    def airflow_environment(self) -> dict[str, str]:
+        """The whole of Airflow's configuration. ``airflow`` commands run in it reach this stack."""
+        home = self.home / "airflow"
+        ministack, sagemaker = self.url("ministack"), self.url("sagemaker")
+        connection = {
+            "conn_type": "aws",
+            "login": "laptop",
+            "password": "laptop",
+            "extra": {
+                "region_name": self.settings.region,
+                "endpoint_url": ministack,
+                "service_config": {
+                    "sagemaker": {"endpoint_url": sagemaker},
+                    "sagemaker-runtime": {"endpoint_url": sagemaker},
+                    "sts": {"endpoint_url": ministack},
+                },
+            },
+        }
+        options = {
+            "CORE__DAGS_FOLDER": str(ROOT / "dags"),
+            "CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+            "CORE__LOAD_EXAMPLES": "False",
+            "CORE__EXECUTOR": "LocalExecutor",
+            "CORE__PARALLELISM": "6",
+            "CORE__FERNET_KEY": self.file.fernet_key,
+            "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{'admin' if user == 'admin' else 'op'}" for user in self.file.passwords),
+            "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+            "CORE__EXECUTION_API_SERVER_URL": f"{self.url('airflow')}/execution/",
+            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+            "API__HOST": "127.0.0.1",
+            "API__PORT": str(self.file.ports["airflow"]),
+            "API__BASE_URL": self.url("airflow"),
+            "API__WORKERS": "1",
+            "API__SECRET_KEY": self.file.api_secret,
+            "API__EXPOSE_CONFIG": "False",
+            "API_AUTH__JWT_SECRET": self.file.jwt_secret,
+            "API_AUTH__JWT_LEEWAY": "30",
+            "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+            "SCHEDULER__USE_JOB_SCHEDULE": "True",
+            "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+            "DAG_PROCESSOR__REFRESH_INTERVAL": "60",
+            "DAG_PROCESSOR__PARSING_PROCESSES": "1",
+            "LOGGING__BASE_LOG_FOLDER": str(self.home / "logs" / "tasks"),
+            "USAGE_DATA_COLLECTION__ENABLED": "False",
+        }
+        return {
+            **self._python_environment,
+            "AIRFLOW_HOME": str(home),
+            "FRAUD_SETTINGS": str(ROOT / "config" / "laptop.toml"),
+            "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection),
+            **{f"AIRFLOW__{name}": value for name, value in options.items()},
+        }
+
+    @property
+    def services(self) -> list[Service]:
+        python = sys.executable
+        airflow = [python, "-m", "airflow"]
+        environment = self.airflow_environment
+        api = f"{self.url('airflow')}/api/v2/monitor/health"
+        ministack_environment = {
+            **clean_environment(),
+            "BIND_HOST": "127.0.0.1",
+            "GATEWAY_PORT": str(self.file.ports["ministack"]),
+            "S3_PERSIST": "1",
+            "S3_DATA_DIR": str(self.home / "ministack" / "s3"),
+            "PERSIST_STATE": "1",
+            "STATE_DIR": str(self.home / "ministack" / "state"),
+            "LOG_LEVEL": "WARNING",
+        }
+        return [
+            Service(
+                "ministack",
+                [str(self._ministack_python), "-m", "ministack"],
+                ministack_environment,
+                lambda: _answers(f"{self.url('ministack')}/_ministack/health"),
+            ),
+            Service(
+                "sagemaker",
+                [
+                    *(
+                        python,
+                        "-m",
+                        "include.local_sagemaker",
+                        "--state",
+                        str(self.home / "sagemaker"),
+                        "--images",
+                        str(self.home / "images.json"),
+                    ),
+                    *("--port", str(self.file.ports["sagemaker"]), "--region", self.settings.region),
+                ],
+                {**self._python_environment},
+                lambda: _answers(f"{self.url('sagemaker')}/health"),
+            ),
+            Service("api-server", [*airflow, "api-server"], environment, lambda: _answers(api)),
+            Service("scheduler", [*airflow, "scheduler", "--skip-serve-logs"], environment, lambda: self._healthy("scheduler")),
+            Service("dag-processor", [*airflow, "dag-processor"], environment, lambda: self._healthy("dag_processor")),
+            Service("triggerer", [*airflow, "triggerer", "--skip-serve-logs"], environment, lambda: self._healthy("triggerer")),
+        ]
+
+    def _healthy(self, component: str) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url('airflow')}/api/v2/monitor/health", timeout=2) as answer:  # noqa: S310 - loopback
+                return bool(json.load(answer)[component]["status"] == "healthy")
+        except (URLError, OSError, KeyError):
+            return False
+
+    @property
+    def _ministack_python(self) -> Path:
+        """MiniStack pins a botocore of its own, so it lives in a virtual environment of its own (see Makefile)."""
+        return ROOT / ".local" / "venvs" / "ministack" / "bin" / "python"
+
+    # what the stack does
+
+    def up(self, tell: object = None) -> None:
+        """Starts what does not run yet and waits until all of it answers. StackError where something does not come up."""
+        if not self._ministack_python.exists():
+            raise StackError(f"MiniStack is not installed ({self._ministack_python}): run `make install`")
+        if catalogue().failures:
+            for folder, failure in catalogue().failures.items():
+                print(f"\033[41;97m domain {folder} does not load, its DAGs are missing \033[0m\n{failure}", file=sys.stderr)
+        self._write_files()
+        services = {service.name: service for service in self.services}
+        aws = [services.pop("ministack"), services.pop("sagemaker")]
+        for service in aws:
+            self.processes.start(service)
+        self._migrate()
+        for service in services.values():
+            self.processes.start(service)
+        for service in aws:
+            self.processes.wait_until_ready(service, READY_SECONDS)
+        self._make_bucket_and_topic()
+        for service in services.values():
+            self.processes.wait_until_ready(service, READY_SECONDS)
+
+    def down(self) -> list[str]:
+        """Stops every process of the stack, Airflow first; returns their names. State stays."""
+        order = ["scheduler", "triggerer", "dag-processor", "api-server", "sagemaker", "ministack"]
+        known = self.processes.names()
+        stopped = [name for name in order if name in known]
+        for name in stopped:
+            self.processes.stop(name)
+        return stopped
+
+    def _write_files(self) -> None:
+        (self.home / "airflow").mkdir(parents=True, exist_ok=True)
+        image = {
+            "command": [sys.executable, "-m", "include.jobs"],
+            "working_directory": str(ROOT),
+            "environment": {**self._python_environment},
+            "preload": list(PRELOADED),
+        }
+        (self.home / "images.json").write_text(json.dumps({self.settings.image_uri: image}, indent=1))
+        passwords = self.home / "airflow" / "passwords.json"
+        if not passwords.exists():
+            with os.fdopen(os.open(passwords, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+                json.dump(self.file.passwords, file)
+
+    def _migrate(self) -> None:
+        """Airflow's database, made or brought up to date; once a version of Airflow."""
+        from importlib.metadata import version
+
+        done = self.home / "airflow" / f"migrated-{version('apache-airflow')}"
+        if done.exists():
+            return
+        result = subprocess.run(
+            [sys.executable, "-m", "airflow", "db", "migrate"],
+            env=self.airflow_environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode:
+            raise StackError(f"`airflow db migrate` failed:\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}")
+        done.touch()
+
+    def client(self, service: str) -> object:
+        """A boto3 client that reaches this stack."""
+        import boto3
+
+        endpoint = self.url("sagemaker" if service.startswith("sagemaker") else "ministack")
+        return boto3.client(
+            service,
+            endpoint_url=endpoint,
+            region_name=self.settings.region,
+            aws_access_key_id="laptop",
+            aws_secret_access_key="laptop",  # noqa: S106
+        )
+
+    def _make_bucket_and_topic(self) -> None:
+        s3, sns = self.client("s3"), self.client("sns")
+        if self.settings.bucket not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:  # type: ignore[attr-defined]
+            s3.create_bucket(Bucket=self.settings.bucket)  # type: ignore[attr-defined]
+        sns.create_topic(Name=self.settings.alerts_topic_arn.rpartition(":")[2])  # type: ignore[attr-defined]

@@ -1,0 +1,251 @@
+"""The words a domain is written in: frozen dataclasses, standard library only, cheap to import while DAGs are parsed.
+
+A domain (one fraud problem) is a folder under ``include/domains`` whose ``domain.py`` holds one ``DOMAIN = Domain(...)``. Everything that
+differs between problems is said here or in the files beside it; nothing else in the project names a domain.
+
+SQL expressions in this file are DuckDB's, evaluated while landed rows are curated. They may use the table's own columns and two values of
+the delivery: ``delivered_at`` (TIMESTAMP, UTC, the midnight that ends the delivery's day) and ``delivery_year`` (INTEGER or NULL, the run's
+``year`` parameter, for sources whose dates carry none).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+ColumnType = Literal["string", "integer", "float", "timestamp"]
+TableKind = Literal["event", "reference"]
+
+_IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class DomainError(ValueError):
+    """A domain's description contradicts itself. The message names the domain, the field and the mend."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a landed table. An empty cell is a null; every other string, "N/A" and "None" among them, is a value."""
+
+    name: str
+    type: ColumnType
+    nullable: bool = False
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it lands, one or more files a delivery.
+
+    kind "event": rows that happened once. ``event_time`` and ``available_at`` are SQL expressions.
+    kind "reference": slowly changing facts about entities, without a time of their own. A first version holds from the beginning of time;
+    a corrected version holds from its delivery. Both expressions stay empty.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    kind: TableKind = "event"
+    event_time: str = ""
+    available_at: str = ""
+    description: str = ""
+
+    def column(self, name: str) -> Column:
+        return next(column for column in self.columns if column.name == name)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is predicted, and when and how it becomes known.
+
+    A label arrives either inline, in ``column`` of the event table (null while unknown; then known at ``available_at``, an SQL expression
+    over the event table's columns plus ``event_time``), or in deliveries of the landing table ``labels``, one row a decision:
+    the event's key, ``label`` (0 or 1) and ``decided_at`` (UTC). Both end in ``labels/`` with an event time and an available-at instant.
+    """
+
+    column: str
+    available_at: str
+    maturity: timedelta
+    """After this long an event's label is final as far as training is concerned; younger events are left out of data sets."""
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Money. A review costs ``review``; a fraud that is not reviewed costs ``missed_share`` of the event's amount."""
+
+    currency: str
+    review: float
+    missed_share: float = 1.0
+
+
+@dataclass(frozen=True)
+class ReviewCapacity:
+    """How many events analysts can look at: a number a day, or a share of the day's events. Exactly one is set."""
+
+    per_day: int | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class Facet:
+    """A group attribute for bias reports: the text column ``facet_<name>`` of the features. Every other value is compared with ``reference``."""
+
+    name: str
+    reference: str
+    description: str = ""
+
+    @property
+    def column(self) -> str:
+        return f"facet_{self.name}"
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """Cron expressions, UTC. None: only by hand, by an asset, or by a backfill."""
+
+    ingest: str | None = "0 4 * * *"
+    train: str = "0 6 1 * *"
+
+
+@dataclass(frozen=True)
+class TrainingWindow:
+    """Which matured events a model is trained, validated and tested on: the last ``window`` before maturity, split by time."""
+
+    window: timedelta
+    validation_share: float = 0.2
+    test_share: float = 0.2
+    minimum_events: int = 1000
+    minimum_positives: int = 30
+
+
+@dataclass(frozen=True)
+class Gate:
+    """When a challenger may replace the champion: on the same later events its average precision and its cost must not be worse.
+
+    ``minimum_average_precision_lift``: average precision over the share of fraud (what a random order gets) must be at least this,
+    champion or not. ``non_inferiority_margin``: with a champion, the lower confidence bound of the paired difference in savings
+    (share of the cost without a model) must be above minus this.
+    """
+
+    minimum_average_precision_lift: float = 1.5
+    non_inferiority_margin: float = 0.02
+    maximum_calibration_error: float = 0.05
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class Approval:
+    """Who releases a model. automatic: the gate's word is enough. Otherwise one of ``approvers`` (Airflow user names) decides."""
+
+    automatic: bool = False
+    approvers: tuple[str, ...] = ()
+    response_within: timedelta = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Owner:
+    name: str
+    email: str
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One fraud problem.
+
+    ``event_table`` holds the events that are scored; ``event_id`` is its key column. ``features.sql`` turns the tables into one row per event
+    with the columns ``event_id``, ``event_time``, ``entity_id`` (``entity`` as text: what a live assignment sticks to), ``group_id``
+    (``leakage_group``: what must not be split between training and test), ``amount`` (money at stake), one text column ``facet_<name>``
+    for each facet, and numeric features: every other column, in the order of the SQL.
+    """
+
+    name: str
+    title: str
+    description: str
+    owner: Owner
+    tables: tuple[Table, ...]
+    event_table: str
+    event_id: str
+    entity: str
+    leakage_group: str
+    label: Label
+    costs: Costs
+    review: ReviewCapacity
+    training: TrainingWindow
+    feature_history: timedelta = timedelta(0)
+    """How far before an event its features look back: what an incremental run has to read, and what a late row can change."""
+    facets: tuple[Facet, ...] = ()
+    schedules: Schedules = field(default_factory=Schedules)
+    gate: Gate = field(default_factory=Gate)
+    approval: Approval = field(default_factory=Approval)
+
+    def __post_init__(self) -> None:
+        def refuse(where: str, what: str) -> None:
+            raise DomainError(f"domain {self.name!r}, {where}: {what}")
+
+        if not _IDENTIFIER.fullmatch(self.name) or len(self.name) > 24:
+            refuse("name", "wants lower-case letters, digits and underscores, 24 at most: SageMaker names are made from it")
+        names = [table.name for table in self.tables]
+        if len(set(names)) != len(names) or LABELS_TABLE in names:
+            refuse("tables", f"names must differ from each other and from {LABELS_TABLE!r}, which every domain has")
+        for table in self.tables:
+            where = f"table {table.name!r}"
+            columns = table.column_names
+            if not _IDENTIFIER.fullmatch(table.name) or any(not _IDENTIFIER.fullmatch(column) for column in columns):
+                refuse(where, "table and column names want lower-case letters, digits and underscores")
+            if len(set(columns)) != len(columns):
+                refuse(where, "a column is declared twice")
+            if not table.key or any(key not in columns or table.column(key).nullable for key in table.key):
+                refuse(where, f"key {table.key} must name declared columns that are never null")
+            if (table.kind == "event") != bool(table.event_time) or (table.kind == "event") != bool(table.available_at):
+                refuse(where, "an event table has event_time and available_at expressions, a reference table has neither")
+        if self.event_table not in names or self.table(self.event_table).kind != "event":
+            refuse("event_table", f"{self.event_table!r} must be one of the event tables")
+        events = self.table(self.event_table)
+        if events.key != (self.event_id,):
+            refuse("event_id", f"must be the one key column of {self.event_table!r}, whose key is {events.key}")
+        if self.label.column not in events.column_names or not events.column(self.label.column).nullable:
+            refuse("label", f"{self.label.column!r} must be a nullable column of {self.event_table!r}: a label is unknown at first")
+        if (self.review.per_day is None) == (self.review.share is None):
+            refuse("review", "set per_day or share, exactly one")
+        if not self.approval.automatic and not self.approval.approvers:
+            refuse("approval", "name at least one approver, or set automatic=True")
+        if not 0 < self.training.validation_share + self.training.test_share < 1:
+            refuse("training", "validation_share + test_share must lie between 0 and 1")
+
+    def table(self, name: str) -> Table:
+        """The table of that name, the implicit ``labels`` table among them. KeyError if there is none."""
+        if name == LABELS_TABLE:
+            return self.labels_table
+        for table in self.tables:
+            if table.name == name:
+                return table
+        raise KeyError(f"domain {self.name!r} has no table {name!r}; it has {', '.join(t.name for t in self.tables)}, {LABELS_TABLE}")
+
+    @property
+    def labels_table(self) -> Table:
+        """Late labels as they land: the same three columns for every domain."""
+        key = self.table(self.event_table).column(self.event_id)
+        return Table(
+            name=LABELS_TABLE,
+            columns=(Column(self.event_id, key.type), Column("label", "integer"), Column("decided_at", "timestamp")),
+            key=(self.event_id,),
+            event_time="decided_at",
+            available_at="decided_at",
+            description="Decisions on events, as they become known.",
+        )
+
+    @property
+    def landing_tables(self) -> tuple[Table, ...]:
+        """Every table that files may land for, ``labels`` last."""
+        return (*self.tables, self.labels_table)
+
+
+LABELS_TABLE = "labels"
+EVENT_COLUMNS = ("event_id", "event_time", "entity_id", "group_id", "amount")

@@ -1,0 +1,50 @@
+"""Where things lie in the bucket: one prefix a domain, the same words in every domain.
+
+::
+
+    <domain>/raw/<table>/dt=<delivery day>/<file>      landed files, never changed
+             curated/<table>/dt=<event day>/           checked rows (reference tables: dt=<delivery day>)
+             quarantine/<table>/dt=<delivery day>/     refused rows and files, each with its reason
+             labels/dt=<event day>/                    event, label, when it became known
+             features/dt=<event day>/                  one row per event
+             datasets/<id>/                            train, validation, test as of an instant
+             models/<job>/output/model.tar.gz          written by SageMaker
+             reports/<stage>/<id>/                     what a run found: results, Data Docs, evaluation
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+
+@dataclass(frozen=True)
+class Layout:
+    domain: str
+
+    def landing(self, table: str, delivered: date, file: str = "") -> str:
+        return f"{self.domain}/raw/{table}/dt={delivered.isoformat()}/{file}"
+
+    def curated(self, table: str) -> str:
+        return f"{self.domain}/curated/{table}"
+
+    def quarantine(self, table: str, delivered: date, file: str = "") -> str:
+        return f"{self.domain}/quarantine/{table}/dt={delivered.isoformat()}/{file}"
+
+    @property
+    def labels(self) -> str:
+        return f"{self.domain}/labels"
+
+    @property
+    def features(self) -> str:
+        return f"{self.domain}/features"
+
+    def dataset(self, identity: str) -> str:
+        return f"{self.domain}/datasets/{identity}/"
+
+    @property
+    def models(self) -> str:
+        return f"{self.domain}/models/"
+
+    def report(self, stage: str, identity: str, file: str = "") -> str:
+        return f"{self.domain}/reports/{stage}/{identity}/{file}"

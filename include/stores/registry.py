@@ -1,0 +1,87 @@
+"""What the registry and the endpoint know: which model is live, which packages there are. Reads only; operators do the writing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from include.lifecycle.names import endpoint_name, package_group
+
+
+@dataclass(frozen=True)
+class ModelPackage:
+    """A registered model. ``metadata``: the package's CustomerMetadataProperties (as_of, dataset, metrics, … as text)."""
+
+    arn: str
+    version: int
+    status: str
+    model: str
+    """S3 URI of its model.tar.gz."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    baseline_profile: str | None = None
+
+
+@dataclass(frozen=True)
+class LiveEndpoint:
+    name: str
+    status: str
+    config: str
+    model_package: str | None
+    """ARN of the package behind the first production variant; None where the model was not made from a package."""
+
+
+class ModelRegistry:
+    """``client``: boto3's ``sagemaker`` client."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def package(self, arn: str) -> ModelPackage:
+        found = self._client.describe_model_package(ModelPackageName=arn)
+        baseline = found.get("DriftCheckBaselines", {}).get("ModelDataQuality", {}).get("Statistics", {}).get("S3Uri")
+        return ModelPackage(
+            arn=found["ModelPackageArn"],
+            version=found["ModelPackageVersion"],
+            status=found["ModelApprovalStatus"],
+            model=found["InferenceSpecification"]["Containers"][0]["ModelDataUrl"],
+            metadata=found.get("CustomerMetadataProperties", {}),
+            baseline_profile=baseline,
+        )
+
+    def newest_approved(self, domain: str) -> ModelPackage | None:
+        """The domain's approved package with the highest version, or None."""
+        try:
+            pages = self._client.get_paginator("list_model_packages").paginate(
+                ModelPackageGroupName=package_group(domain), ModelApprovalStatus="Approved"
+            )
+            arns = {entry["ModelPackageVersion"]: entry["ModelPackageArn"] for page in pages for entry in page["ModelPackageSummaryList"]}
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ValidationException":
+                return None  # no model was ever registered: the group does not exist
+            raise
+        return self.package(arns[max(arns)]) if arns else None
+
+    def live(self, domain: str) -> LiveEndpoint | None:
+        """The domain's endpoint and the package behind it, or None where there is no endpoint."""
+        try:
+            endpoint = self._client.describe_endpoint(EndpointName=endpoint_name(domain))
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ValidationException":
+                return None
+            raise
+        config = self._client.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
+        model = self._client.describe_model(ModelName=config["ProductionVariants"][0]["ModelName"])
+        containers = model.get("Containers") or [model["PrimaryContainer"]]
+        return LiveEndpoint(
+            name=endpoint["EndpointName"],
+            status=endpoint["EndpointStatus"],
+            config=endpoint["EndpointConfigName"],
+            model_package=containers[0].get("ModelPackageName"),
+        )
+
+    def champion(self, domain: str) -> ModelPackage | None:
+        """The package that carries the domain's live traffic: what is deployed, not what was approved."""
+        live = self.live(domain)
+        return self.package(live.model_package) if live and live.model_package else None

@@ -1,0 +1,60 @@
+"""What every DAG of the lifecycle has: owner, retries, who is told of a failure, and a deadline."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.notifications.sns import SnsNotifier
+from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
+
+from include import settings as places
+
+if TYPE_CHECKING:
+    from include.lifecycle.domain import Domain
+
+
+class Tag(StrEnum):
+    """The tags there are; a test refuses others. A domain's name is a tag too."""
+
+    LIFECYCLE = "fraud-lifecycle"
+    DATA = "stage:data"
+    MODEL = "stage:model"
+    SERVING = "stage:serving"
+
+
+def alert(subject: str, message: str) -> SnsNotifier:
+    """Tells the place's alert topic. Both texts are templated with the task's context."""
+    place = places.current()
+    return SnsNotifier(aws_conn_id=place.aws_conn_id, target_arn=place.alerts_topic_arn, subject=subject, message=message)
+
+
+def dag_settings(domain: Domain, stage: Tag, doc: str | None, deadline: timedelta) -> dict[str, Any]:
+    """Keyword arguments of ``@dag`` that all DAGs share. ``deadline``: how long after it was queued a run may take before people are told."""
+    place = places.current()
+    late = {
+        "aws_conn_id": place.aws_conn_id,
+        "target_arn": place.alerts_topic_arn,
+        "subject": f"Late: {domain.name}",
+        "message": f"A run of a {domain.name} DAG ({stage.value}) is not done {deadline} after it was queued. Owner: {domain.owner.email}.",
+    }
+    return {
+        "doc_md": doc,
+        "tags": [Tag.LIFECYCLE, stage, domain.name],
+        "owner_links": {domain.owner.name: f"mailto:{domain.owner.email}"},
+        "catchup": False,
+        "max_active_tasks": 16,
+        "deadline": DeadlineAlert(
+            reference=DeadlineReference.DAGRUN_QUEUED_AT, interval=deadline, callback=AsyncCallback(SnsNotifier, kwargs=late)
+        ),
+        "default_args": {
+            "owner": domain.owner.name,
+            "retries": 2,
+            "retry_delay": timedelta(seconds=10 * place.poll_seconds),
+            "on_failure_callback": alert(
+                "Failed: {{ dag.dag_id }} {{ ti.task_id }}",
+                "{{ dag.dag_id }}, run {{ run_id }}, task {{ ti.task_id }} failed after {{ ti.try_number }} tries: {{ exception }}\n{{ ti.log_url }}",
+            ),
+        },
+    }

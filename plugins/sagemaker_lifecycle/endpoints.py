@@ -1,0 +1,184 @@
+"""Models, endpoint configurations and endpoints that may be created again: names are digests of content, so an existing one is the same one."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.operators.sagemaker import (
+    SageMakerEndpointConfigOperator,
+    SageMakerEndpointOperator,
+    SageMakerModelOperator,
+)
+from airflow.providers.amazon.aws.triggers.sagemaker import SageMakerTrigger
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from botocore.exceptions import ClientError
+
+from include import settings as places
+from include.lifecycle.names import digest, endpoint_name, sagemaker_name
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+CHAMPION = "champion"
+"""The production variant that carries the traffic: a fixed slot, whatever model fills it."""
+
+
+def model_name(domain: str, model_package: str) -> str:
+    place = places.current()
+    return sagemaker_name(domain, digest({"package": model_package, "place": place.image_uri, "vpc": place.network.vpc_config}))
+
+
+def endpoint_config_name(domain: str, model_package: str) -> str:
+    size = places.current().endpoint
+    return sagemaker_name(
+        domain, digest({"model": model_name(domain, model_package), "type": size.instance_type, "count": size.instance_count})
+    )
+
+
+class ModelFromPackageOperator(SageMakerModelOperator):
+    """Creates the model of a registered package, or finds it."""
+
+    template_fields: Sequence[str] = (*SageMakerModelOperator.template_fields, "model_package")
+
+    def __init__(self, *, domain: str, model_package: str, **kwargs: Any) -> None:
+        super().__init__(config={}, aws_conn_id=places.current().aws_conn_id, **kwargs)
+        self.domain = domain
+        self.model_package = model_package
+
+    def execute(self, context: Context) -> str:
+        place = places.current()
+        name = model_name(self.domain, self.model_package)
+        if self._check_if_resource_exists(name, "model", self.hook.describe_model):
+            return name
+        self.config = {
+            "ModelName": name,
+            "Containers": [{"ModelPackageName": self.model_package}],
+            "ExecutionRoleArn": place.execution_role_arn,
+            "EnableNetworkIsolation": place.endpoint.network_isolation,
+            "Tags": place.tag_list(domain=self.domain),
+            **place.network.vpc_config,
+        }
+        super().execute(context)
+        return name
+
+
+class SingleVariantConfigOperator(SageMakerEndpointConfigOperator):
+    """Creates the endpoint configuration in which one model, in the slot ``champion``, takes all traffic, or finds it."""
+
+    template_fields: Sequence[str] = (*SageMakerEndpointConfigOperator.template_fields, "model_package")
+
+    def __init__(self, *, domain: str, model_package: str, **kwargs: Any) -> None:
+        super().__init__(config={}, aws_conn_id=places.current().aws_conn_id, **kwargs)
+        self.domain = domain
+        self.model_package = model_package
+
+    def execute(self, context: Context) -> str:
+        place = places.current()
+        name = endpoint_config_name(self.domain, self.model_package)
+        try:
+            self.hook.describe_endpoint_config(name)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ValidationException":
+                raise
+        else:
+            return name
+        key = place.encryption.kms_key_arn
+        self.config = {
+            "EndpointConfigName": name,
+            "ProductionVariants": [
+                {
+                    "VariantName": CHAMPION,
+                    "ModelName": model_name(self.domain, self.model_package),
+                    "InitialInstanceCount": place.endpoint.instance_count,
+                    "InstanceType": place.endpoint.instance_type,
+                    "InitialVariantWeight": 1.0,
+                }
+            ],
+            "Tags": place.tag_list(domain=self.domain),
+            **({"KmsKeyId": key} if key else {}),
+        }
+        super().execute(context)
+        return name
+
+
+class BringEndpointToOperator(SageMakerEndpointOperator):
+    """Brings the domain's endpoint to a configuration: creates or updates it, waits, and fails when SageMaker rolled the update back.
+
+    :param endpoint_config: the configuration's name, templated; empty: there is none to return to, so the endpoint is deleted; None (nobody
+        planned anything, because the plan failed): skipped, the endpoint was never touched
+    """
+
+    template_fields: Sequence[str] = (*SageMakerEndpointOperator.template_fields, "endpoint_config")
+
+    def __init__(self, *, domain: str, endpoint_config: str | None, **kwargs: Any) -> None:
+        place = places.current()
+        super().__init__(config={}, aws_conn_id=place.aws_conn_id, check_interval=place.poll_seconds, deferrable=True, **kwargs)
+        self.domain = domain
+        self.endpoint_config = endpoint_config
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        if self.endpoint_config is None:
+            raise AirflowSkipException("there is no plan to undo: the endpoint was not touched")
+        name = endpoint_name(self.domain)
+        present = self._described(name)
+        if not self.endpoint_config:
+            if present is not None and present["EndpointStatus"] != "Deleting":
+                self.hook.conn.delete_endpoint(EndpointName=name)
+            return {"endpoint": name, "endpoint_config": "", "deleted": True}
+        if present is not None and present["EndpointStatus"] in {"Creating", "Updating", "SystemUpdating", "RollingBack"}:
+            self._wait()  # an earlier try's change: execute_complete looks whether it was this one
+        if present is not None and present["EndpointStatus"] == "InService" and present["EndpointConfigName"] == self.endpoint_config:
+            return self._answer(present)
+        if present is not None and present["EndpointStatus"] == "Failed":
+            self.log.warning("The endpoint %s is Failed (%s): deleting it first.", name, present.get("FailureReason"))
+            self.hook.conn.delete_endpoint(EndpointName=name)
+            self.hook.conn.get_waiter("endpoint_deleted").wait(
+                EndpointName=name, WaiterConfig={"Delay": self.check_interval, "MaxAttempts": 300}
+            )
+            present = None
+        self.operation = "create" if present is None else "update"
+        self.config = {
+            "EndpointName": name,
+            "EndpointConfigName": self.endpoint_config,
+            **({"Tags": places.current().tag_list(domain=self.domain)} if present is None else {}),
+        }
+        super().execute(context)
+        raise AirflowException("unreachable: the provider's operator defers")
+
+    def _wait(self) -> None:
+        self.defer(
+            trigger=SageMakerTrigger(
+                job_name=endpoint_name(self.domain), job_type="endpoint", waiter_delay=self.check_interval, aws_conn_id=self.aws_conn_id
+            ),
+            method_name="execute_complete",
+            timeout=datetime.timedelta(seconds=self.max_ingestion_time),
+        )
+
+    def _described(self, name: str) -> dict[str, Any] | None:
+        try:
+            return self.hook.describe_endpoint(name)
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ValidationException":
+                return None
+            raise
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        name = endpoint_name(self.domain)
+        present = self._described(name)
+        if present is None or event is None:
+            raise AirflowException(f"the endpoint {name} was deleted while it was waited for")
+        if event["status"] != "success":
+            raise AirflowFailException(f"the endpoint {name} is {present['EndpointStatus']}: {present.get('FailureReason') or event}")
+        if present["EndpointConfigName"] != self.endpoint_config:
+            if present.get("FailureReason"):
+                raise AirflowFailException(f"SageMaker returned {name} to {present['EndpointConfigName']}: {present['FailureReason']}")
+            raise AirflowException(
+                f"{name} was being changed to {present['EndpointConfigName']} by somebody else; trying again brings it to ours"
+            )
+        return self._answer(present)
+
+    def _answer(self, endpoint: dict[str, Any]) -> dict[str, Any]:
+        self.log.info("%s is %s with %s.", endpoint["EndpointName"], endpoint["EndpointStatus"], endpoint["EndpointConfigName"])
+        return {"endpoint": endpoint["EndpointName"], "endpoint_config": endpoint["EndpointConfigName"], "deleted": False}

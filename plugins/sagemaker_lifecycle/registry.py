@@ -1,0 +1,123 @@
+"""Model packages: registered once a run, with metrics, baselines, lineage and as-of; approved or rejected with who and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
+from airflow.providers.amazon.aws.operators.base_aws import AwsBaseOperator
+from airflow.providers.amazon.aws.operators.sagemaker import SageMakerRegisterModelVersionOperator
+from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
+from airflow.sdk import Asset
+
+from include import settings as places
+from include.lifecycle.names import digest, package_group
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+_METADATA_VALUE_LIMIT = 256
+_DESCRIPTION_LIMIT = 1024
+
+
+class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
+    """Registers what a training run made. A retry finds the package it registered before (ClientToken).
+
+    A model that the gate refused is registered too, as Rejected with the gate's reasons: what was tried stays on record.
+
+    :param domain: a folder under include/domains
+    :param run: ``resolve_as_of``'s answer: ``as_of`` and ``history`` (a backfill's model goes to the history group)
+    :param dataset: ``build_dataset``'s result
+    :param training: ``train``'s result
+    :param evaluation: ``evaluate``'s result
+    :return: ``model_package`` (ARN), ``group``, ``gate_passed``
+    """
+
+    template_fields: Sequence[str] = (*SageMakerRegisterModelVersionOperator.template_fields, "run", "dataset", "training", "evaluation")
+
+    def __init__(self, *, domain: str, run: Any, dataset: Any, training: Any, evaluation: Any, **kwargs: Any) -> None:
+        place = places.current()
+        super().__init__(image_uri=place.image_uri, model_url="", package_group_name="", aws_conn_id=place.aws_conn_id, **kwargs)
+        self.domain = domain
+        self.run = run
+        self.dataset = dataset
+        self.training = training
+        self.evaluation = evaluation
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        from include.code_version import code_version
+
+        place = places.current()
+        gate = self.evaluation["gate"]
+        reports = self.evaluation["reports"]
+        group = package_group(self.domain, history=self.run["history"])
+        run = context["dag_run"]
+        metadata = {
+            "domain": self.domain,
+            "as_of": self.run["as_of"],
+            "dataset": self.dataset["uri"],
+            "training_job": self.training["job"],
+            "code_version": code_version(),
+            "dag_run": f"{run.dag_id}/{run.run_id}",
+            "gate": "passed" if gate["passed"] else "failed",
+            "report": reports["report"],
+            "smoke_test": reports["smoke_test"],
+            **({"champion": self.run["champion"]["model_package"]} if self.run.get("champion") else {}),
+            **{name: f"{metric['value']:.6g}" for name, metric in self.evaluation["metrics"].items()},
+        }
+        self.model_url = self.training["model"]
+        self.package_group_name = group
+        self.package_desc = f"{self.domain} as of {self.run['as_of']}: {'; '.join(gate['reasons'])}"[:_DESCRIPTION_LIMIT]
+        self.extras = {
+            "ClientToken": digest({"dag": run.dag_id, "run": run.run_id, "model": self.training["model"]}, length=36),
+            "ModelApprovalStatus": "PendingManualApproval" if gate["passed"] else "Rejected",
+            "CustomerMetadataProperties": {key: str(value)[:_METADATA_VALUE_LIMIT] for key, value in metadata.items()},
+            "ModelMetrics": {
+                "ModelQuality": {"Statistics": _json(reports["evaluation"])},
+                "Bias": {"Report": _json(reports["bias"])},
+                "Explainability": {"Report": _json(reports["explainability"])},
+            },
+            "DriftCheckBaselines": {"ModelDataQuality": {"Statistics": _json(reports["profile"])}},
+            "InferenceSpecification": {
+                "Containers": [{"Image": place.image_uri, "ModelDataUrl": self.model_url}],
+                "SupportedContentTypes": ["text/csv", "application/json", "application/jsonlines"],
+                "SupportedResponseMIMETypes": ["text/csv", "application/json"],
+            },
+        }
+        arn = super().execute(context)
+        self.log.info("Registered %s (%s).", arn, self.extras["ModelApprovalStatus"])
+        return {"model_package": arn, "group": group, "gate_passed": gate["passed"]}
+
+
+def _json(uri: str) -> dict[str, str]:
+    return {"ContentType": "application/json", "S3Uri": uri}
+
+
+class SetApprovalOperator(AwsBaseOperator[SageMakerHook]):
+    """Approves or rejects a model package, with the reason on the package itself.
+
+    :param model_package: ARN, templated
+    :param status: ``Approved`` or ``Rejected``
+    :param reason: who decided and why, templated
+    :param asset: rung with the package's ARN when it is approved
+    """
+
+    aws_hook_class = SageMakerHook
+    template_fields: Sequence[str] = aws_template_fields("model_package", "reason")
+
+    def __init__(self, *, model_package: str, status: str, reason: str, asset: Asset | None = None, **kwargs: Any) -> None:
+        super().__init__(aws_conn_id=places.current().aws_conn_id, outlets=[asset] if asset else [], **kwargs)
+        self.model_package = model_package
+        self.status = status
+        self.reason = reason
+        self.asset = asset
+
+    def execute(self, context: Context) -> str:
+        self.hook.conn.update_model_package(
+            ModelPackageArn=self.model_package, ModelApprovalStatus=self.status, ApprovalDescription=self.reason[:_DESCRIPTION_LIMIT]
+        )
+        self.log.info("%s is %s: %s", self.model_package, self.status, self.reason)
+        if self.asset:
+            context["outlet_events"][self.asset].extra = {"model_package": self.model_package}
+        return self.model_package

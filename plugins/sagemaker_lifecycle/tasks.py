@@ -1,0 +1,181 @@
+"""What the DAGs' small Python tasks decide. Rows are never touched here: that is a job's work."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from include import settings as places
+from include.lifecycle.as_of import delivery_days, iso, resolve, utc
+from include.lifecycle.names import digest, endpoint_name
+from include.stores.layout import Layout
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+    from include.lifecycle.domain import Domain
+    from include.stores.objects import ObjectStore
+    from include.stores.registry import ModelRegistry
+
+log = logging.getLogger(__name__)
+
+QUARANTINE_ALERT_SHARE = 0.05
+"""People are told when more than this share of a table's landed rows was quarantined, and whenever a file was refused whole."""
+
+
+def _objects() -> ObjectStore:
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    from include.stores.objects import ObjectStore
+
+    place = places.current()
+    return ObjectStore(place.bucket, client=S3Hook(aws_conn_id=place.aws_conn_id).conn, kms_key=place.encryption.kms_key_arn)
+
+
+def _registry() -> ModelRegistry:
+    from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
+
+    from include.stores.registry import ModelRegistry
+
+    return ModelRegistry(SageMakerHook(aws_conn_id=places.current().aws_conn_id).conn)
+
+
+def list_landing(domain: Domain, context: Context) -> dict[str, Any]:
+    """Finds the landed files of the run's days and writes their manifest, under a name that is the digest of its content.
+
+    Returns ``manifest`` (S3 URI), ``files`` (how many), ``first_day``, ``last_day``, ``as_of`` (the instant the last day ends).
+    Skips where nothing landed.
+    """
+    from datetime import datetime, timedelta
+
+    params, run = context["params"], context["dag_run"]
+    days = delivery_days(params["first_day"], params["last_day"], run.data_interval_start, run.data_interval_end, run.run_after)
+    objects, layout = _objects(), Layout(domain.name)
+    files = []
+    for table in domain.landing_tables:
+        root = f"{domain.name}/raw/{table.name}/dt="
+        for info in objects.list(root):
+            day, _, name = info.key.removeprefix(root).partition("/")
+            if name and not name.startswith((".", "_")) and datetime.fromisoformat(day).date() in days:
+                files.append({"table": table.name, "key": info.key, "etag": info.etag, "size": info.size})
+    if not files:
+        raise AirflowSkipException(
+            f"no file landed for {domain.name} from {days.first} to {days.last} under {objects.uri(f'{domain.name}/raw/')}"
+        )
+    files.sort(key=lambda file: (file["key"].split("/dt=")[1][:10], file["key"]))
+    manifest = {"domain": domain.name, "year": params["year"], "files": files}
+    key = layout.report("ingest", digest(manifest), "manifest.json")
+    as_of = datetime.combine(days.last + timedelta(days=1), datetime.min.time())
+    for file in files:
+        log.info("%s  %s bytes", file["key"], file["size"])
+    return {
+        "manifest": objects.put_json(key, manifest),
+        "files": len(files),
+        "first_day": days.first.isoformat(),
+        "last_day": days.last.isoformat(),
+        "as_of": iso(utc(as_of)),
+    }
+
+
+def tell_of_quarantine(domain: Domain, result: dict[str, Any]) -> None:
+    """Logs what was quarantined and why; tells people where it is more than a few rows."""
+    from airflow.providers.amazon.aws.hooks.sns import SnsHook
+
+    place = places.current()
+    worth_telling = []
+    for name, table in result["tables"].items():
+        log.info("%s: %s landed, %s curated, %s quarantined", name, table["landed"], table["curated"], table["quarantined"])
+        for reason, count in table["reasons"].items():
+            log.warning("%s: %s rows quarantined: %s", name, count, reason)
+        for warning in table["warnings"]:
+            log.warning("%s: %s", name, warning)
+        for refused in table["refused_files"]:
+            worth_telling.append(f"file refused: {refused['key']}: {refused['reason']}")
+        if table["landed"] and table["quarantined"] / table["landed"] > QUARANTINE_ALERT_SHARE:
+            worth_telling.append(f"{name}: {table['quarantined']} of {table['landed']} rows quarantined")
+    if worth_telling:
+        message = "\n".join([*worth_telling, f"Data Docs: {place.browser_url(result['data_docs'])}", f"Owner: {domain.owner.email}"])
+        log.warning("%s", message)
+        SnsHook(aws_conn_id=place.aws_conn_id).publish_to_target(place.alerts_topic_arn, message, subject=f"Quarantined: {domain.name}")
+
+
+def resolve_run(domain: Domain, context: Context) -> dict[str, Any]:
+    """The run's as-of instant, whether it is a backfill (``history``), and the live champion it has to beat (never for a backfill).
+
+    Returns ``as_of``, ``history`` and ``champion`` (None, or ``model_package`` and ``model``).
+    """
+    run = context["dag_run"]
+    as_of = resolve(context["params"]["as_of"], run.data_interval_end, run.logical_date, run.run_after)
+    history = str(run.run_type).rpartition(".")[2].lower().startswith("backfill")
+    champion = None if history else _registry().champion(domain.name)
+    answer = {
+        "as_of": iso(as_of),
+        "history": history,
+        "champion": {"model_package": champion.arn, "model": champion.model} if champion else None,
+    }
+    log.info("%s", answer)
+    return answer
+
+
+def approval_route(domain: Domain, asked: str, history: bool, gate_passed: bool) -> str | None:
+    """Which task decides about the model: ``approve``, ``ask_for_approval``, or none (a backfill's model, or one the gate refused)."""
+    if history or not gate_passed:
+        return None
+    automatic = domain.approval.automatic if asked == "as the domain says" else asked == "automatic"
+    return "approve" if automatic else "ask_for_approval"
+
+
+def plan_deployment(domain: Domain, context: Context) -> dict[str, Any]:
+    """Which package to deploy: the one asked for, the one whose approval triggered the run, or the newest approved; and what to return to.
+
+    Returns ``model_package``, ``endpoint``, ``previous_config`` (empty where there is no endpoint yet), ``smoke_test`` (S3 URI).
+    Refuses a package that is not approved.
+    """
+    from include.stores.objects import split_uri
+
+    registry = _registry()
+    events = [event for events in (context.get("triggering_asset_events") or {}).values() for event in events]
+    arn = context["params"]["model_package"] or (events[-1].extra.get("model_package") if events else None)
+    package = registry.package(arn) if arn else registry.newest_approved(domain.name)
+    if package is None:
+        raise AirflowFailException(
+            f"{domain.name} has no approved model package: run {domain.name}.train_model and approve its model first"
+        )
+    if package.status != "Approved":
+        raise AirflowFailException(f"{package.arn} is {package.status}: only an approved package is deployed")
+    live = registry.live(domain.name)
+    smoke_test = package.metadata.get("smoke_test", "")
+    split_uri(smoke_test)
+    answer = {
+        "model_package": package.arn,
+        "endpoint": endpoint_name(domain.name),
+        "previous_config": live.config if live and live.status == "InService" else "",
+        "smoke_test": smoke_test,
+    }
+    log.info("%s", answer)
+    return answer
+
+
+def run_smoke_test(endpoint: str, smoke_test: str) -> None:
+    """Sends the rows that training left with the model to the endpoint and compares every score with the one expected.
+
+    Fails without a retry where a score differs by more than the file's tolerance.
+    """
+    from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+
+    objects = _objects()
+    expected = objects.get_json(objects.key(smoke_test))
+    runtime = AwsGenericHook(aws_conn_id=places.current().aws_conn_id, client_type="sagemaker-runtime").conn
+    rows = "\n".join(",".join("" if value is None else repr(float(value)) for value in row) for row in expected["rows"])
+    response = runtime.invoke_endpoint(EndpointName=endpoint, ContentType="text/csv", Accept="text/csv", Body=rows.encode())
+    scores = [float(line) for line in response["Body"].read().decode().split()]
+    if len(scores) != len(expected["scores"]):
+        raise AirflowFailException(f"{endpoint} answered {len(scores)} scores for {len(expected['scores'])} rows")
+    worst = max(abs(score - wanted) for score, wanted in zip(scores, expected["scores"], strict=True))
+    log.info("%s rows scored by %s, largest difference %.2g", len(scores), response["InvokedProductionVariant"], worst)
+    if worst > expected["tolerance"]:
+        raise AirflowFailException(
+            f"{endpoint} scores differ from the trained model's by up to {worst:.3g} (allowed: {expected['tolerance']:.3g})"
+        )
