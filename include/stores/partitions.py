@@ -51,6 +51,10 @@ class Partitions:
         pq.write_table(rows, buffer, compression="zstd")
         self._objects.put(self.key(day), buffer.getvalue(), "application/vnd.apache.parquet")
 
+    def delete(self, day: date) -> None:
+        """Takes the day's partition away, where there is one."""
+        self._objects.delete(self.key(day))
+
     def write_all(self, days: Iterable[tuple[date, pa.Table]]) -> None:
         """Replaces many days, several at a time. Each day is whole or untouched; a failure may leave some days written and others not,
         which running again repairs."""

@@ -1,0 +1,146 @@
+"""Every Create* request is what botocore's model of SageMaker accepts, and takes network, keys, isolation and tags from the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore.validate import ParamValidator
+
+from include import settings as places
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SERVICE = botocore.session.get_session().get_service_model("sagemaker")
+
+
+@pytest.fixture
+def on_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    monkeypatch.setenv("FRAUD_SETTINGS", str(ROOT / "config" / "aws.toml"))
+    places.current.cache_clear()
+    yield places.current()
+    places.current.cache_clear()
+
+
+def accepted(operation: str, request: dict[str, Any]) -> dict[str, Any]:
+    report = ParamValidator().validate(request, SERVICE.operation_model(operation).input_shape)
+    assert not report.has_errors(), report.generate_report()
+    return request
+
+
+class Recorded(Exception):
+    """Carries the request that an operator was about to send."""
+
+
+def sent_by(operator: Any, monkeypatch: pytest.MonkeyPatch, call: str) -> dict[str, Any]:
+    """The configuration with which the operator calls the provider's hook."""
+    from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
+    from botocore.exceptions import ClientError
+
+    def missing(*_: Any) -> dict[str, Any]:
+        raise ClientError({"Error": {"Code": "ValidationException", "Message": "Could not find it"}}, "Describe")
+
+    def record(_: Any, config: dict[str, Any], *__: Any, **___: Any) -> None:
+        raise Recorded(config)
+
+    for describe in ("describe_processing_job", "describe_training_job", "describe_model", "describe_endpoint_config", "describe_endpoint"):
+        monkeypatch.setattr(SageMakerHook, describe, missing)
+    monkeypatch.setattr(SageMakerHook, "check_training_config", lambda *_: None)
+    monkeypatch.setattr(SageMakerHook, call, record)
+    run = SimpleNamespace(dag_id="auto_claims.train_model", run_id="manual__1")
+    with pytest.raises(Recorded) as recorded:
+        operator.execute({"dag_run": run})
+    return recorded.value.args[0]
+
+
+def test_processing_job(on_aws: places.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sagemaker_lifecycle.jobs import DomainProcessingOperator
+
+    arguments = {"as-of": "2026-04-01T00:00:00Z", "champion": "", "rebuild": True, "absent": None}
+    operator = DomainProcessingOperator(task_id="evaluate", domain="auto_claims", job="evaluate", arguments=arguments, writes_to="evaluate")
+    request = accepted("CreateProcessingJob", sent_by(operator, monkeypatch, "create_processing_job"))
+    assert request["NetworkConfig"]["VpcConfig"]["Subnets"] == list(on_aws.network.subnets)
+    assert request["NetworkConfig"]["EnableInterContainerTrafficEncryption"] is True
+    assert request["ProcessingResources"]["ClusterConfig"]["VolumeKmsKeyId"] == on_aws.encryption.kms_key_arn
+    assert request["Environment"]["FRAUD_KMS_KEY"] == on_aws.encryption.kms_key_arn
+    assert {"Key": "domain", "Value": "auto_claims"} in request["Tags"]
+    words = request["AppSpecification"]["ContainerArguments"]
+    assert words[:5] == ["evaluate", "--domain", "auto_claims", "--as-of", "2026-04-01T00:00:00Z"]
+    assert "--rebuild" in words
+    assert "--champion" not in words
+    assert "--absent" not in words
+    name = request["ProcessingJobName"]
+    output = words[words.index("--output") + 1]
+    assert name.endswith("-1")
+    assert name.rsplit("-", 2)[1] in output
+
+
+def test_the_same_request_has_the_same_name_and_another_has_another(on_aws: places.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sagemaker_lifecycle.jobs import DomainProcessingOperator
+
+    def name(**arguments: Any) -> str:
+        operator = DomainProcessingOperator(task_id="ingest", domain="auto_claims", job="ingest", arguments=arguments)
+        return str(sent_by(operator, monkeypatch, "create_processing_job")["ProcessingJobName"])
+
+    assert name(manifest="s3://b/1") == name(manifest="s3://b/1")
+    assert name(manifest="s3://b/1") != name(manifest="s3://b/2")
+
+
+def test_training_job(on_aws: places.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sagemaker_lifecycle.jobs import DomainTrainingOperator
+
+    operator = DomainTrainingOperator(task_id="train", domain="auto_claims", dataset="s3://b/datasets/1/", as_of="2026-04-01T00:00:00Z")
+    request = accepted("CreateTrainingJob", sent_by(operator, monkeypatch, "create_training_job"))
+    assert request["VpcConfig"]["SecurityGroupIds"] == list(on_aws.network.security_groups)
+    assert request["EnableNetworkIsolation"] is True
+    assert request["EnableInterContainerTrafficEncryption"] is True
+    assert request["OutputDataConfig"]["KmsKeyId"] == on_aws.encryption.kms_key_arn
+    assert request["ResourceConfig"]["VolumeKmsKeyId"] == on_aws.encryption.kms_key_arn
+    assert [channel["ChannelName"] for channel in request["InputDataConfig"]] == ["train", "validation"]
+    assert all(isinstance(value, str) for value in request["HyperParameters"].values())
+    assert {"Key": "domain", "Value": "auto_claims"} in request["Tags"]
+
+
+def test_model_and_endpoint_configuration(on_aws: places.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sagemaker_lifecycle.endpoints import ModelFromPackageOperator, SingleVariantConfigOperator, model_name
+
+    package = "arn:aws:sagemaker:eu-west-1:111122223333:model-package/auto-claims/1"
+    model = accepted(
+        "CreateModel",
+        sent_by(ModelFromPackageOperator(task_id="m", domain="auto_claims", model_package=package), monkeypatch, "create_model"),
+    )
+    assert model["VpcConfig"]["Subnets"] == list(on_aws.network.subnets)
+    assert model["EnableNetworkIsolation"] is True
+    assert model["Tags"]
+    operator = SingleVariantConfigOperator(task_id="c", domain="auto_claims", model_package=package)
+    config = accepted("CreateEndpointConfig", sent_by(operator, monkeypatch, "create_endpoint_config"))
+    assert config["KmsKeyId"] == on_aws.encryption.kms_key_arn
+    assert config["ProductionVariants"][0]["ModelName"] == model["ModelName"] == model_name("auto_claims", package)
+    assert config["ProductionVariants"][0]["InitialInstanceCount"] == on_aws.endpoint.instance_count
+    assert config["Tags"]
+
+
+def test_settings_that_cannot_be_used_say_why(tmp_path: Path) -> None:
+    good = (ROOT / "config" / "laptop.toml").read_text()
+    for text, message in [
+        (good + "\n[endpoints]\n", "unknown key 'endpoints'"),
+        (good.replace('instance_type = "ml.m5.large"', "instance = 1"), r"\[endpoint\]: unknown key 'instance'"),
+        (good.replace('bucket = "fraud-lifecycle"', ""), "bucket"),
+        (good.replace('"fraud-lifecycle"', '"${NO_SUCH_VARIABLE}"'), "NO_SUCH_VARIABLE is not set"),
+        ("not toml", "settings file"),
+    ]:
+        path = tmp_path / "place.toml"
+        path.write_text(text)
+        with pytest.raises(places.SettingsError, match=message):
+            places.load(path)
+
+
+def test_return_to_previous_touches_nothing_without_a_plan(on_aws: places.Settings) -> None:
+    from airflow.sdk.exceptions import AirflowSkipException
+    from sagemaker_lifecycle.endpoints import BringEndpointToOperator
+
+    with pytest.raises(AirflowSkipException):
+        BringEndpointToOperator(task_id="return_to_previous", domain="auto_claims", endpoint_config=None).execute({})
