@@ -1,0 +1,69 @@
+"""One whole local stack for these tests, in a folder of its own, with every connection of its Python processes on record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from include import domains
+from include.laptop.demo import Demo
+from include.laptop.stack import Stack
+
+# Python imports sitecustomize by itself; this one writes down every address outside this machine that a process turns to.
+_RECORDER = """
+import ipaddress, os, sys
+
+def _outside(address):
+    host = address[0] if isinstance(address, tuple) else address
+    if not isinstance(host, (str, bytes)):
+        return False
+    host = host.decode() if isinstance(host, bytes) else host
+    if host in ("", "localhost", "ip6-localhost") or "/" in host or host.startswith("\\0"):
+        return False
+    try:
+        return not ipaddress.ip_address(host.partition("%")[0]).is_loopback and not ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return host != os.uname().nodename
+
+def _record(event, arguments):
+    if event in ("socket.connect", "socket.sendto") and _outside(arguments[1]):
+        what = arguments[1]
+    elif event == "socket.getaddrinfo" and arguments[0] and _outside(arguments[0]):
+        what = arguments[0]
+    else:
+        return
+    with open(os.environ["CONNECTION_RECORD"], "a") as file:
+        file.write(f"{event} {what!r} {sys.argv}\\n")
+
+if "CONNECTION_RECORD" in os.environ:
+    sys.addaudithook(_record)
+"""
+
+
+@pytest.fixture(scope="session")
+def connection_record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("connections") / "record.txt"
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, connection_record: Path) -> Iterator[Stack]:
+    recorder = tmp_path_factory.mktemp("recorder")
+    (recorder / "sitecustomize.py").write_text(_RECORDER)
+    home = tmp_path_factory.mktemp("stack")
+    stack = Stack(home, extra={"PYTHONPATH": str(recorder), "CONNECTION_RECORD": str(connection_record)})
+    try:
+        yield stack
+    finally:
+        stack.down()
+
+
+@pytest.fixture(scope="session")
+def main_job(stack: Stack) -> Demo:
+    """The main job, once: what `make demo` does, on less history."""
+    os.environ.pop("AIRFLOW_HOME", None)
+    demo = Demo(stack, domains.get("auto_claims"), days=75, events=6000)
+    demo.summary = demo.run()
+    return demo
