@@ -18,7 +18,15 @@ MAY_IMPORT = {
     "include/stores": {"include.stores", "include.lifecycle"},
     "include/jobs": {"include.jobs", "include.stores", "include.domains", "include.lifecycle"},
     "include/local_sagemaker": {"include.local_sagemaker"},
-    "plugins": {"sagemaker_lifecycle", "include.settings", "include.assets", "include.code_version", "include.stores", "include.domains", "include.lifecycle"},
+    "plugins": {
+        "sagemaker_lifecycle",
+        "include.settings",
+        "include.assets",
+        "include.code_version",
+        "include.stores",
+        "include.domains",
+        "include.lifecycle",
+    },
     "dags": {"sagemaker_lifecycle", "include.settings", "include.assets", "include.domains", "include.lifecycle"},
 }
 NEVER_IMPORTS = {
@@ -100,7 +108,12 @@ for path in {files!r}:
     runpy.run_path(path)
 print(sorted(set({heavy!r}) & (set(sys.modules) - before)))
 """
-    environment = {"AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    environment = {
+        "AIRFLOW_HOME": str(tmp_path),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}",
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+    }
     run = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip().splitlines()[-1] == "[]"
@@ -116,7 +129,14 @@ assert found.domains and not found.failures, found
 new = {name.split(".")[0] for name in set(sys.modules) - before}
 print(sorted(name for name in new if name != "include" and name not in sys.stdlib_module_names and not name.startswith("_")))
 """
-    run = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, cwd=ROOT, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "[]"
 

@@ -105,4 +105,8 @@ class AirflowApi:
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
         """The text of a task's log."""
         content = self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}")["content"]
-        return "\n".join(str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in content)
+        lines = []
+        for entry in content:
+            lines.append(str(entry.get("event", entry)))
+            lines += [f"  {error['exc_type']}: {error['exc_value']}" for error in entry.get("error_detail") or ()]
+        return "\n".join(lines)

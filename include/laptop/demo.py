@@ -35,6 +35,7 @@ EVENTS = 20_000
 SEED = 7
 SCORED_EVENTS = 300
 RUN_SECONDS = 1200
+SHOWN_METRICS = ("average_precision", "roc_auc", "precision_at_capacity", "recall_at_capacity", "savings", "expected_calibration_error")
 _SIGNS = {
     "success": "[green]✓[/]",
     "failed": "[red]✗[/]",
@@ -154,7 +155,7 @@ class Demo:
 
     def _upload(self, path: Path, key: str) -> None:
         uri = self.objects.upload(path, key)
-        self.console.print(f"  {uri}  [dim]{path.stat().st_size:,} bytes[/]")
+        self.console.print(f"  {uri}  [dim]{path.stat().st_size:,} bytes[/]", soft_wrap=True)
 
     def _follow(self, stage: str, run_id: str) -> str:
         dag_id = f"{self.domain.name}.{stage}"
@@ -199,18 +200,22 @@ class Demo:
         return {"p50": round(took[len(took) // 2], 2), "p99": round(took[int(len(took) * 0.99)], 2)}
 
     def _show(self, summary: dict[str, Any]) -> None:
-        table = TextTable(title=f"{self.domain.title}: live", show_header=False, title_justify="left")
+        table = TextTable(title=f"\n{self.domain.title}: live", show_header=False, title_justify="left")
         rows = summary["rows"]
         table.add_row("rows", f"{rows['landed']:,} landed = {rows['curated']:,} curated + {rows['quarantined']:,} quarantined")
-        for name, metric in summary["metrics"].items():
+        for name in SHOWN_METRICS:
+            metric = summary["metrics"][name]
             table.add_row(name.replace("_", " "), f"{metric['value']:.3f}  [dim]({metric['low']:.3f} to {metric['high']:.3f})[/]")
-        table.add_row("model package", summary["model_package"])
-        table.add_row(
-            "endpoint", f"{summary['endpoint']}, one event in {summary['invoke_ms']['p50']} ms (p99 {summary['invoke_ms']['p99']} ms)"
-        )
-        table.add_row("evaluation", summary["report"])
-        table.add_row("Airflow", f"{summary['airflow']}  user admin, password in {self.stack.home}/airflow/passwords.json")
+        table.add_row("one score", f"{summary['invoke_ms']['p50']} ms  [dim](p99 {summary['invoke_ms']['p99']} ms)[/]")
+        table.add_row("all of it", f"{sum(self.seconds.values()):.0f} s")
         self.console.print(table)
+        for name, value in (
+            ("model package", summary["model_package"]),
+            ("endpoint", summary["endpoint"]),
+            ("evaluation", summary["report"]),
+            ("Airflow", f"{summary['airflow']}  user admin, password in {self.stack.home}/airflow/passwords.json"),
+        ):
+            self.console.print(f"{name:14} {value}", soft_wrap=True, highlight=False)
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:

@@ -38,7 +38,9 @@ class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
 
     def __init__(self, *, domain: str, run: Any, dataset: Any, training: Any, evaluation: Any, **kwargs: Any) -> None:
         place = places.current()
-        super().__init__(image_uri=place.image_uri, model_url="", package_group_name="", aws_conn_id=place.aws_conn_id, **kwargs)
+        super().__init__(
+            image_uri=place.image_uri, model_url="", package_group_name="", aws_conn_id=place.aws_conn_id, multiple_outputs=True, **kwargs
+        )
         self.domain = domain
         self.run = run
         self.dataset = dataset

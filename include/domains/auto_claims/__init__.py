@@ -1,0 +1,1 @@
+"""Automobile-insurance claims: which are fraudulent, asked when a claim is reported."""

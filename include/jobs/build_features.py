@@ -1,0 +1,155 @@
+"""build-features: one row of features for each event of an interval of days, as of an instant, into ``features/dt=<event day>/``.
+
+Reads only the days from the first minus the domain's feature history to the last. The features' expectations come first: a critical one
+that fails stops the job before anything is written; warnings are counted. Each day is written whole, and the same rows give the same bytes.
+A day of the interval that has no event as of the instant keeps no partition: one that an earlier run left is removed.
+
+Every partition has the same columns. When ``features.sql`` has changed them since other days were written, the job stops and says so;
+``--rebuild`` computes every day that has events or features, whatever the interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from include import domains
+from include.jobs.context import JobContext, JobError, instant
+from include.jobs.curated import download_curated, features_sql, tables_needed
+from include.jobs.quality import QualityChecks
+from include.lifecycle.as_of import Days, iso
+from include.lifecycle.features import FEATURES, FeatureError, feature_names, fetch, materialise_features, open_database
+from include.lifecycle.names import digest
+from include.lifecycle.portable_sql import PortableSqlError
+from include.stores.partitions import Partitions
+
+_ROWS_AT_ONCE = 500_000
+"""How many rows are checked and written at a time, beside DuckDB's share of memory: whole days of this many rows, or one day."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--first-day", required=True, type=date.fromisoformat, help="first event day, UTC")
+    parser.add_argument("--last-day", required=True, type=date.fromisoformat, help="last event day, UTC, included")
+    parser.add_argument("--as-of", required=True, type=instant, help="ISO 8601 instant; nothing that became known later is used")
+    parser.add_argument("--rebuild", action="store_true", help="compute every day, after features.sql has changed its columns")
+    parser.add_argument("--memory-limit", help="DuckDB's share of memory, such as 3GB; beyond it, it spills to disk")
+
+
+def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
+    domain = context.domain
+    stored = Partitions(context.objects, context.layout.features)
+    days = _interval(options, context, stored)
+    with tempfile.TemporaryDirectory() as scratch, open_database(Path(scratch) / "spill", options.memory_limit) as connection:
+        sql = features_sql(context)
+        try:
+            curated = download_curated(context, tables_needed(context, sql), days.first, days.last, Path(scratch) / "curated")
+            columns = materialise_features(connection, domain, sql, curated.paths, options.as_of, days.first, days.last)
+        except (FeatureError, PortableSqlError) as error:
+            raise JobError(str(error)) from error
+        _check_same_columns(stored, days, columns)
+        counts = _counts(connection)
+        identity = digest([days.first.isoformat(), days.last.isoformat(), iso(options.as_of)])
+        warnings, data_docs = _check_expectations(connection, context, counts, context.layout.report("build-features", identity))
+        for first, last in _batches(counts):
+            stored.write_all((day, _rows(connection, day, day)) for day in counts if first <= day <= last)
+    for day in stored.versions(days.first, days.last):
+        if day not in counts:
+            context.objects.delete(stored.key(day))
+    return {
+        "rows": sum(counts.values()),
+        "days": len(counts),
+        "features": feature_names(domain, columns),
+        "warnings": warnings,
+        "data_docs": data_docs,
+    }
+
+
+def _interval(options: argparse.Namespace, context: JobContext, stored: Partitions) -> Days:
+    """The interval asked for; to rebuild, also every day that has events or features."""
+    try:
+        asked = Days(options.first_day, options.last_day)
+    except ValueError as error:
+        raise JobError(f"--first-day, --last-day: {error}") from error
+    if not options.rebuild:
+        return asked
+    events = Partitions(context.objects, context.layout.curated(context.domain.event_table))
+    every = [asked.first, asked.last, *events, *stored]
+    return Days(min(every), max(every))
+
+
+def _check_same_columns(stored: Partitions, days: Days, columns: Sequence[str]) -> None:
+    """Compares with the latest partition that this run leaves alone: all of those have the same columns, because this check saw to it."""
+    others = [day for day in stored.versions() if day not in days]
+    rows = stored.read(others[-1]) if others else None
+    if rows is not None and rows.column_names != list(columns):
+        changed = sorted(set(rows.column_names) ^ set(columns)) or ["their order"]
+        raise JobError(
+            f"features.sql has changed the columns ({', '.join(changed)}) since {others[-1]} was written; nothing was written."
+            " Run build-features with --rebuild to compute every day anew"
+        )
+
+
+def _counts(connection: duckdb.DuckDBPyConnection) -> dict[date, int]:
+    """Event day → rows, in order."""
+    query = f"SELECT CAST(event_time AS DATE) AS day, count(*) FROM {FEATURES} GROUP BY day ORDER BY day"  # noqa: S608 -- a constant
+    return dict(connection.execute(query).fetchall())
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, first: date, last: date) -> pa.Table:
+    within = f"CAST(event_time AS DATE) BETWEEN DATE '{first}' AND DATE '{last}'"
+    return fetch(connection, f"SELECT * FROM {FEATURES} WHERE {within} ORDER BY event_time, event_id")  # noqa: S608 -- dates
+
+
+def _check_expectations(
+    connection: duckdb.DuckDBPyConnection, context: JobContext, counts: dict[date, int], prefix: str
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The warnings, each with the days it was seen in where there are several frames, and the Data Docs' URI (None without rows).
+    JobError for a critical failure."""
+    expectations = domains.part(context.domain.name, "expectations").feature_expectations()
+    warnings: list[dict[str, Any]] = []
+    failures: list[str] = []
+    if not counts:
+        return warnings, None
+    with QualityChecks() as checks:
+        for first, last in _batches(counts):
+            frame = _rows(connection, first, last).to_pandas()
+            result = checks.check(frame, f"features {first} to {last}", expectations)
+            warnings += [{**warning, "first_day": str(first), "last_day": str(last)} for warning in result.warnings]
+            failures += [f"{first} to {last}: {failure}" for failure in result.table_failures]
+            failures += _row_failures(frame["event_id"].tolist(), result.row_failures)
+        data_docs = checks.publish(context.objects, prefix)
+    if failures:
+        raise JobError(
+            f"features of {context.domain.name} fail critical expectations; nothing was written. {'; '.join(failures[:5])}"
+            f"{f' and {len(failures) - 5} more' if len(failures) > 5 else ''}. See {data_docs}"
+        )
+    return warnings, data_docs
+
+
+def _row_failures(event_ids: Sequence[str], found: dict[int, tuple[str, ...]]) -> list[str]:
+    """Expectation by expectation: in how many rows it fails, and one of them."""
+    by_expectation: dict[str, list[str]] = {}
+    for position, reasons in found.items():
+        for reason in reasons:
+            by_expectation.setdefault(reason, []).append(event_ids[position])
+    return [f"{reason}: {len(ids)} row(s), such as event {ids[0]}" for reason, ids in sorted(by_expectation.items())]
+
+
+def _batches(counts: dict[date, int]) -> Iterator[tuple[date, date]]:
+    """Runs of days of ``_ROWS_AT_ONCE`` rows at most, or of one day."""
+    first: date | None = None
+    last, size = date.min, 0
+    for day, rows in counts.items():
+        if first is not None and size + rows > _ROWS_AT_ONCE:
+            yield first, last
+            first, size = None, 0
+        first, last, size = first or day, day, size + rows
+    if first is not None:
+        yield first, last

@@ -1,0 +1,66 @@
+"""Simulates a domain's events and writes them as landing files: ``OUT/<table>/dt=<delivery day>/<table>.csv``.
+
+By default history: everything known by the end of the last day lands on that day, as one file a table. With ``--daily`` the files of each
+day land on that day; ``--until`` says how long the labels of the last events are waited for.
+"""
+
+from __future__ import annotations
+
+import argparse
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from include import domains
+from include.jobs.context import JobContext, JobError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--days", type=int, required=True, help="days of events")
+    parser.add_argument("--events", type=int, required=True, help="events, all days together")
+    parser.add_argument("--first-day", type=date.fromisoformat, required=True, help="the first day of events, YYYY-MM-DD, UTC")
+    parser.add_argument("--seed", type=int, required=True, help="equal seeds give equal files")
+    parser.add_argument("--out", type=Path, required=True, help="folder the landing files are written under; made if missing")
+    parser.add_argument("--change", help="how fraud or the data change from --change-day on; --change list names what there is")
+    parser.add_argument("--change-day", type=date.fromisoformat, help="the first day of the change, YYYY-MM-DD")
+    parser.add_argument("--first-id", type=int, default=1, help="the first event's number, so that simulations can follow each other (default: 1)")
+    parser.add_argument("--history-until", type=date.fromisoformat, help="deliver what is known by that day as one delivery (default: the last day)")
+    parser.add_argument("--daily", action="store_true", help="no history: each day's files on that day")
+    parser.add_argument("--until", type=date.fromisoformat, help="the last day of deliveries (default: the last day of events)")
+
+
+def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
+    """Result: {"events", "positives", "first_day", "last_day", "out", "tables": {table: {"files", "rows", "first_delivery", "last_delivery"}}}."""
+    simulator = domains.part(context.domain.name, "simulator")
+    if options.change == "list":
+        return {"changes": simulator.CHANGES}
+    try:
+        simulation = simulator.simulate(
+            options.days,
+            options.events,
+            options.first_day,
+            options.seed,
+            change=options.change,
+            change_day=options.change_day,
+            first_event=options.first_id,
+        )
+    except ValueError as error:
+        raise JobError(f"cannot simulate {context.domain.name}: {error}") from error
+    history_until = None if options.daily else options.history_until or simulation.last_day
+    tables: dict[str, dict[str, Any]] = {}
+    for delivery in simulator.deliveries(simulation, history_until=history_until, until=options.until or simulation.last_day):
+        folder = options.out / delivery.table / f"dt={delivery.day.isoformat()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        delivery.rows.to_csv(folder / f"{delivery.table}.csv", index=False)
+        written = tables.setdefault(delivery.table, {"files": 0, "rows": 0, "first_delivery": delivery.day.isoformat()})
+        written["files"] += 1
+        written["rows"] += len(delivery.rows)
+        written["last_delivery"] = delivery.day.isoformat()
+    return {
+        "events": options.events,
+        "positives": int(simulation.labels["label"].sum()),
+        "first_day": simulation.first_day.isoformat(),
+        "last_day": simulation.last_day.isoformat(),
+        "out": str(options.out),
+        "tables": tables,
+    }

@@ -1,0 +1,306 @@
+"""Curated history as a pure function of the set of landed files, computed from what is there and what is new.
+
+A key's **versions** are its good rows in the order of (delivery, source). The first holds as the domain says; a later one that equals its
+predecessor says nothing new and is a **repeat**, which goes to quarantine; any other is appended, and is available from its own expression
+or its delivery, whichever is later, never before the version that it corrects.
+
+Comparing with the predecessor makes the outcome independent of the order in which files are ingested, provided that a file which arrives
+late brings back the files delivered after it that share a key with it: whether their rows are repeats, and from when they hold, may change.
+``later_sources`` finds those; the caller reads them again from ``raw/`` and treats them as new.
+
+Everything here is SQL over temporary tables of one DuckDB connection, for a table ``t`` of the domain:
+
+- ``candidates_t``: good rows of the files in hand (those of this run and those brought back);
+- ``state_t``: curated rows as they lie in S3, with ``_key`` and ``_path``;
+- ``repeats_t``: ``_key, source, delivered_at`` of rows quarantined as repeats by earlier runs, where they may matter;
+- ``versions_t``: the outcome for the files in hand.
+
+Labels have one history whether they arrive inline or in deliveries of their own: ``candidates_labels`` takes both. A label whose event is
+unknown stays in that history, under ``curated/labels``, and appears under ``labels/`` in the run in which the event arrives.
+"""
+
+# ruff: noqa: S608 -- statements are put together from the domain's checked identifiers
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from include.lifecycle.delivery import SOURCE_SUFFIX, Delivery
+from include.lifecycle.domain import LABELS_TABLE, Column, Domain, Table
+from include.lifecycle.landing import RECORD
+from include.lifecycle.row_checks import KEY, SQL_TYPES, key_text
+
+REPEATED = "duplicate of a curated row"
+CONTRADICTORY = "contradictory rows for one key"
+_TIMES = ("event_time", "available_at", "delivered_at")
+_ORDER = "delivered_at, source"
+_PATH = f"regexp_replace(source, '{SOURCE_SUFFIX}', '')"
+PROCESSED = "processed_paths"
+"""Temporary table (``_path``): the files in hand. Their rows in the state are replaced."""
+
+
+@dataclass(frozen=True)
+class CuratedTable:
+    """What is kept of a landing table: its columns without an inline label, and on which day's partition a row lies."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    day: str
+    """SQL: the partition's day."""
+    compared: tuple[str, ...]
+    """SQL: the values in which versions of a key may differ."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def quoted(self) -> str:
+        return ", ".join(f'"{name}"' for name in self.names)
+
+    @property
+    def values(self) -> str:
+        return f"row({', '.join(self.compared)})"
+
+
+def curated_tables(domain: Domain) -> dict[str, CuratedTable]:
+    """By name, in the order of the domain, ``labels`` last."""
+    return {table.name: _curated(domain, table) for table in domain.landing_tables}
+
+
+def _curated(domain: Domain, table: Table) -> CuratedTable:
+    inline = domain.label.column if table.name == domain.event_table else None
+    columns = tuple(column for column in table.columns if column.name != inline)
+    day = "CAST(event_time AS DATE)" if table.kind == "event" else "CAST(delivered_at - INTERVAL 1 DAY AS DATE)"
+    compared = tuple(f'"{column.name}"' for column in columns)
+    if table.name == LABELS_TABLE:  # an inline label's instant follows from its event and its delivery: only the label itself is news
+        compared = ("label", f"CASE WHEN starts_with(source, '{LABELS_TABLE}/') THEN decided_at END")
+    return CuratedTable(table.name, columns, table.key, day, compared)
+
+
+def load_state(connection: duckdb.DuckDBPyConnection, table: CuratedTable, files: Sequence[Path]) -> None:
+    """``state_t`` from the partitions' files. DuckDB spills it to disk where memory is short."""
+    times = ", ".join(f"CAST({name} AS TIMESTAMP) AS {name}" for name in _TIMES)
+    if files:
+        columns = ", ".join(
+            f'CAST("{column.name}" AS TIMESTAMP) AS "{column.name}"' if column.type == "timestamp" else f'"{column.name}"'
+            for column in table.columns
+        )
+        rows = f"SELECT {columns}, {times}, source FROM {_read_parquet(files)}"
+    else:
+        columns = ", ".join(f'CAST(NULL AS {SQL_TYPES[column.type]}) AS "{column.name}"' for column in table.columns)
+        nothing = ", ".join(f"CAST(NULL AS TIMESTAMP) AS {name}" for name in _TIMES)
+        rows = f"SELECT {columns}, {nothing}, CAST(NULL AS VARCHAR) AS source WHERE false"
+    key = key_text(Table(table.name, table.columns, table.key))
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE state_{table.name} AS SELECT *, {key} AS {KEY}, {_PATH} AS _path FROM ({rows})")
+
+
+def take_contradictions(connection: duckdb.DuckDBPyConnection, table: Table, rows: str) -> list[tuple[int, int, str, str]]:
+    """Takes out of ``rows`` (good rows of a landing table, with every declared column) what a file says twice about one key.
+
+    The same values again: all but the first, with ``REPEATED``. Different values: all of them, with ``CONTRADICTORY``, because nobody can
+    tell which is right. Returns (_file, _record, reason, _key)."""
+    values = f"row({', '.join(f'{chr(34)}{name}{chr(34)}' for name in table.column_names)})"
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE repeated_in_file AS
+        WITH several AS (SELECT _file, {KEY} FROM {rows} GROUP BY ALL HAVING count(*) > 1),
+        compared AS (
+            SELECT _file, {RECORD}, {KEY}, row_number() OVER w AS position, first_value({values}) OVER w IS DISTINCT FROM {values} AS differs
+            FROM {rows} JOIN several USING (_file, {KEY}) WINDOW w AS (PARTITION BY _file, {KEY} ORDER BY {RECORD})),
+        judged AS (SELECT *, bool_or(differs) OVER (PARTITION BY _file, {KEY}) AS contradictory FROM compared)
+        SELECT _file, {RECORD}, CASE WHEN contradictory THEN '{CONTRADICTORY}' ELSE '{REPEATED}' END AS reason, {KEY}
+        FROM judged WHERE contradictory OR position > 1
+    """)
+    connection.execute(f"DELETE FROM {rows} USING repeated_in_file r WHERE {rows}._file = r._file AND {rows}.{RECORD} = r.{RECORD}")
+    return connection.execute("SELECT * FROM repeated_in_file ORDER BY ALL").fetchall()
+
+
+def load_repeats(connection: duckdb.DuckDBPyConnection, name: str, rows: Sequence[tuple[str, str]]) -> None:
+    """``repeats_t`` from (key, source) of rows in quarantine."""
+    delivered = [Delivery.of_source(source).delivered_at.replace(tzinfo=None) for _, source in rows]
+    table = pa.table({
+        KEY: pa.array([key for key, _ in rows], pa.string()),
+        "source": pa.array([source for _, source in rows], pa.string()),
+        "delivered_at": pa.array(delivered, pa.timestamp("us")),
+    })
+    connection.register("loaded_repeats", table)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE repeats_{name} AS FROM loaded_repeats")
+    connection.unregister("loaded_repeats")
+
+
+def later_sources(connection: duckdb.DuckDBPyConnection, tables: Iterable[CuratedTable]) -> set[str]:
+    """Sources delivered after a row in hand, or after a row that is about to be replaced, which have a row of the same key and are not in
+    hand themselves. ``tables`` share their keys: one table, or the event table and the labels."""
+    names = [table.name for table in tables]
+    touched = " UNION ALL ".join(
+        f"SELECT {KEY}, {_ORDER} FROM candidates_{name} UNION ALL SELECT {KEY}, {_ORDER} FROM state_{name} WHERE _path IN (FROM {PROCESSED})"
+        for name in names
+    )
+    known = [f"SELECT {KEY}, {_ORDER} FROM {kind}_{name}" for name in names for kind in ("state", "repeats")]
+    rows = connection.execute(f"""
+        WITH touched AS ({touched}),
+        earliest AS (SELECT {KEY}, min(row({_ORDER})) AS place FROM touched GROUP BY {KEY})
+        SELECT DISTINCT source FROM ({" UNION ALL ".join(known)}) JOIN earliest USING ({KEY})
+        WHERE row({_ORDER}) > place AND {_PATH} NOT IN (FROM {PROCESSED})
+    """).fetchall()
+    return {source for (source,) in rows}
+
+
+def resolve(connection: duckdb.DuckDBPyConnection, table: CuratedTable) -> None:
+    """``versions_t`` from ``candidates_t`` and ``state_t``: every candidate, with ``_new`` (a version; otherwise a repeat), ``_first`` (the
+    first version of its key) and its final ``available_at``."""
+    name, columns = table.name, table.quoted
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE versions_{name} AS
+        WITH pool AS (
+            SELECT _file, {RECORD}, {KEY}, {columns}, event_time, available_at, delivered_at, source, false AS settled FROM candidates_{name}
+            UNION ALL
+            SELECT NULL, NULL, {KEY}, {columns}, event_time, available_at, delivered_at, source, true FROM state_{name}
+            WHERE _path NOT IN (FROM {PROCESSED}) AND {KEY} IN (SELECT {KEY} FROM candidates_{name})),
+        single AS (SELECT {KEY} FROM pool GROUP BY {KEY} HAVING count(*) = 1),
+        compared AS (
+            SELECT *, row_number() OVER w = 1 AS _first, lag({table.values}) OVER w IS DISTINCT FROM {table.values} AS differs
+            FROM pool WHERE {KEY} NOT IN (FROM single) WINDOW w AS (PARTITION BY {KEY} ORDER BY {_ORDER})),
+        judged AS (SELECT * EXCLUDE (differs), settled OR _first OR differs AS _new FROM compared),
+        held AS (
+            SELECT * EXCLUDE (available_at), max(CASE WHEN NOT _new THEN NULL WHEN settled OR _first THEN available_at
+                ELSE greatest(available_at, delivered_at) END) OVER (PARTITION BY {KEY} ORDER BY {_ORDER}) AS available_at FROM judged)
+        SELECT * EXCLUDE (settled) FROM held WHERE NOT settled
+        UNION ALL BY NAME
+        SELECT * EXCLUDE (settled), true AS _first, true AS _new FROM pool WHERE {KEY} IN (FROM single) AND NOT settled
+    """)
+
+
+def inline_labels(connection: duckdb.DuckDBPyConnection, domain: Domain, rows: str) -> None:
+    """Adds the labels that stand in the event table's rows to ``candidates_labels``, once their events are resolved: a label in a corrected
+    row was not known before that row was delivered."""
+    key, events = domain.event_id, domain.event_table
+    connection.execute(f"""
+        INSERT INTO candidates_{LABELS_TABLE} BY NAME
+        SELECT r._file, r.{RECORD}, r.{KEY}, r."{key}", r."{domain.label.column}" AS label, r._decided_at AS decided_at,
+            r._decided_at AS event_time, r.delivered_at, r.source,
+            CASE WHEN v._first THEN r._decided_at ELSE greatest(r._decided_at, r.delivered_at) END AS available_at
+        FROM {rows} r JOIN versions_{events} v USING (_file, {RECORD}) WHERE r."{domain.label.column}" IS NOT NULL
+    """)
+
+
+def repeats(connection: duckdb.DuckDBPyConnection, domain: Domain, name: str) -> list[tuple[int, int, str, str]]:
+    """(_file, _record, REPEATED, _key) of the candidates that say nothing new: neither as a version, nor, in the event table, as a label."""
+    label = ""
+    if name == domain.event_table:
+        label = f"AND (_file, {RECORD}) NOT IN (SELECT (_file, {RECORD}) FROM versions_{LABELS_TABLE} WHERE _new)"
+    landed_here = f"starts_with(source, '{name}/')"  # the labels' history holds inline labels too: those rows are the event table's
+    return connection.execute(
+        f"SELECT _file, {RECORD}, '{REPEATED}', {KEY} FROM versions_{name} WHERE NOT _new AND {landed_here} {label} ORDER BY ALL"
+    ).fetchall()
+
+
+def curated_records(connection: duckdb.DuckDBPyConnection, domain: Domain) -> dict[int, int]:
+    """_file → how many of its records are curated: as a version, or, in the event table, by their label alone."""
+    versions = [(table.name, table.name) for table in domain.landing_tables] + [(LABELS_TABLE, domain.event_table)]
+    records = " UNION ".join(
+        f"SELECT _file, {RECORD} FROM versions_{versioned} WHERE _new AND starts_with(source, '{landed}/')" for versioned, landed in versions
+    )
+    return dict(connection.execute(f"SELECT _file, count(*) FROM ({records}) GROUP BY _file").fetchall())
+
+
+def event_days(connection: duckdb.DuckDBPyConnection, table: CuratedTable, paths: Sequence[str]) -> list[date]:
+    """The first and last day of the versions from these files; empty where there are none."""
+    found = connection.execute(
+        f"SELECT min({table.day}), max({table.day}) FROM versions_{table.name} WHERE _new AND {_PATH} IN (SELECT unnest(?::VARCHAR[]))",
+        [list(paths)],
+    ).fetchall()
+    return [day for day in found[0] if day is not None]
+
+
+def curated_days(connection: duckdb.DuckDBPyConnection, table: CuratedTable) -> set[date]:
+    """The days whose partitions the files in hand had or have rows in."""
+    rows = connection.execute(f"""
+        SELECT {table.day} FROM versions_{table.name} WHERE _new
+        UNION SELECT {table.day} FROM state_{table.name} WHERE _path IN (FROM {PROCESSED})
+    """).fetchall()
+    return {day for (day,) in rows}
+
+
+def curated_rows(connection: duckdb.DuckDBPyConnection, table: CuratedTable, days: Iterable[date]) -> pa.Table:
+    """The whole new content of these days' partitions, with the column ``_day`` first, in the order in which it is written."""
+    columns = f"{table.quoted}, event_time, available_at, delivered_at, source"
+    keys = ", ".join(f'"{name}"' for name in table.key)
+    rows = connection.sql(
+        f"""
+        SELECT {table.day} AS _day, {columns} FROM versions_{table.name} WHERE _new
+        UNION ALL
+        SELECT {table.day}, {columns} FROM state_{table.name}
+        WHERE _path NOT IN (FROM {PROCESSED}) AND {table.day} IN (SELECT unnest(?::DATE[]))
+        ORDER BY _day, event_time, {keys}, {_ORDER}
+        """,
+        params=[sorted(days)],
+    ).to_arrow_table()
+    return in_utc(rows)
+
+
+def load_known_labels(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
+    """``known_labels``: ``labels/`` as it lies in S3."""
+    labels = ("event_id VARCHAR", "label BIGINT", *(f"{name} TIMESTAMP" for name in _TIMES), "source VARCHAR")
+    selected = ", ".join(f"CAST({{}} AS {kind}) AS {name}".format(name if files else "NULL") for name, kind in map(str.split, labels))
+    rows = f"FROM {_read_parquet(files)}" if files else "WHERE false"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE known_labels AS SELECT {selected} {rows}")
+
+
+def label_rows(connection: duckdb.DuckDBPyConnection, domain: Domain, tables: Mapping[str, CuratedTable]) -> tuple[set[date], pa.Table]:
+    """The partition days of ``labels/`` that the files in hand touch, and their whole new content: the labels' history joined to the latest
+    event time of each event. Columns: ``_day, event_id`` (text), ``label, event_time, available_at, delivered_at, source``."""
+    events, labels = tables[domain.event_table], tables[LABELS_TABLE]
+    day = "CAST(event_time AS DATE)"
+    columns = "event_id, label, event_time, available_at, delivered_at, source"
+
+    def now(table: CuratedTable, wanted: str) -> str:
+        settled = f"FROM state_{table.name} WHERE _path NOT IN (FROM {PROCESSED}) AND {KEY} IN (FROM touched_events)"
+        return f"(SELECT {wanted} FROM versions_{table.name} WHERE _new UNION ALL SELECT {wanted} {settled})"
+
+    touched = " UNION ".join(
+        f"SELECT {KEY} FROM versions_{name} UNION SELECT {KEY} FROM state_{name} WHERE _path IN (FROM {PROCESSED})"
+        for name in (events.name, labels.name)
+    )
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE touched_events AS {touched}")
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE fresh_labels AS
+        WITH happened AS (
+            SELECT {KEY}, arg_max(event_time, row({_ORDER})) AS event_time FROM {now(events, f"{KEY}, event_time, {_ORDER}")} GROUP BY {KEY})
+        SELECT {KEY} AS event_id, label, event_time, available_at, delivered_at, source
+        FROM {now(labels, f"{KEY}, label, available_at, {_ORDER}")} JOIN happened USING ({KEY})
+    """)
+    days = {day for (day,) in connection.execute(f"""
+        SELECT {day} FROM fresh_labels UNION SELECT {day} FROM known_labels WHERE event_id IN (FROM touched_events)
+    """).fetchall()}  # fmt: skip
+    rows = connection.sql(
+        f"""
+        SELECT {day} AS _day, {columns} FROM fresh_labels
+        UNION ALL
+        SELECT {day}, {columns} FROM known_labels WHERE event_id NOT IN (FROM touched_events) AND {day} IN (SELECT unnest(?::DATE[]))
+        ORDER BY _day, event_time, event_id, {_ORDER}
+        """,
+        params=[sorted(days)],
+    ).to_arrow_table()
+    return days, in_utc(rows)
+
+
+def _read_parquet(files: Sequence[Path]) -> str:
+    paths = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+    return f"read_parquet([{paths}], union_by_name = true, hive_partitioning = false)"
+
+
+def in_utc(rows: pa.Table) -> pa.Table:
+    """DuckDB's zoneless timestamps as what they are: TIMESTAMP(us, UTC)."""
+    for index, column in enumerate(rows.schema):
+        if pa.types.is_timestamp(column.type) and column.type.tz is None:
+            rows = rows.set_column(index, column.name, pc.assume_timezone(rows.column(index).cast(pa.timestamp("us")), "UTC"))
+    return rows

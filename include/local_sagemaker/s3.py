@@ -1,0 +1,198 @@
+"""Moving data between S3 and job directories, by the rules that SageMaker documents.
+
+``S3Prefix`` is a string prefix: every object whose key begins with it, placed by its key relative to the prefix. A
+``ManifestFile`` lists a prefix and keys relative to it. Archives are unpacked with tarfile's ``data`` filter, which
+refuses members outside the target, devices and dangerous links.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from .errors import JobFailed
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_PARALLEL = 4
+_MISSING_CODES = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
+
+
+@dataclass(frozen=True)
+class Location:
+    """A place in S3: bucket and key (or key prefix)."""
+
+    bucket: str
+    key: str
+
+    @classmethod
+    def parse(cls, uri: str) -> Location:
+        """From ``s3://bucket/key`` or a path-style or virtual-hosted ``https://`` address."""
+        parts = urlsplit(uri)
+        path = parts.path.lstrip("/")
+        if parts.scheme == "s3":
+            return cls(parts.netloc, path)
+        host = parts.netloc
+        if ".s3." in host or ".s3-" in host:
+            return cls(host.split(".s3", 1)[0], path)
+        bucket, _, key = path.partition("/")
+        return cls(bucket, key)
+
+    def join(self, *names: str) -> Location:
+        """A key below this one."""
+        return Location(self.bucket, "/".join([part for part in (self.key.rstrip("/"), *names) if part]))
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """An object and where it goes, relative to the channel's directory."""
+
+    location: Location
+    name: str
+
+
+class Storage:
+    """S3 as the jobs' data plane."""
+
+    def __init__(self, region: str) -> None:
+        config = Config(retries={"max_attempts": 3, "mode": "standard"}, max_pool_connections=2 * _PARALLEL, connect_timeout=5)
+        self._client: S3Client = boto3.client("s3", region_name=region, config=config)
+        self._transfer = TransferConfig(max_concurrency=_PARALLEL)
+
+    def exists(self, location: Location) -> bool:
+        """Whether the object is there (a missing bucket counts as missing)."""
+        try:
+            self._client.head_object(Bucket=location.bucket, Key=location.key)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _MISSING_CODES:
+                return False
+            raise
+        return True
+
+    def any_under(self, location: Location) -> bool:
+        """Whether at least one object's key begins with the location's key."""
+        try:
+            return self._client.list_objects_v2(Bucket=location.bucket, Prefix=location.key, MaxKeys=1).get("KeyCount", 0) > 0
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _MISSING_CODES:
+                return False
+            raise
+
+    def keys_under(self, location: Location) -> Iterator[str]:
+        """Every key that begins with the location's key, folder markers excepted."""
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=location.bucket, Prefix=location.key):
+            for item in page.get("Contents", []):
+                if not item["Key"].endswith("/"):
+                    yield item["Key"]
+
+    def read(self, location: Location) -> bytes:
+        """An object's content."""
+        return self._client.get_object(Bucket=location.bucket, Key=location.key)["Body"].read()
+
+    def files_of(self, uri: str, data_type: str) -> list[RemoteFile]:
+        """The objects that an S3DataSource or S3Input names; JobFailed if there are none."""
+        location = Location.parse(uri)
+        try:
+            files = self._manifest(location) if data_type == "ManifestFile" else self._prefix(location)
+        except (ClientError, BotoCoreError) as error:
+            raise JobFailed(f"ClientError: Failed to download data. {error} (S3 URL {uri})") from error
+        if not files:
+            raise JobFailed(f"ClientError: Failed to download data. No S3 objects found under S3 URL {uri}")
+        return files
+
+    def download(self, files: list[RemoteFile], target: Path) -> None:
+        """Fetch every file below ``target``; JobFailed if one cannot be."""
+        target.mkdir(parents=True, exist_ok=True)
+
+        def fetch(file: RemoteFile) -> None:
+            place = target / file.name
+            if not place.resolve().is_relative_to(target.resolve()):
+                raise JobFailed(f"ClientError: Failed to download data. The key {file.location} leads outside of the input directory")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self._client.download_file(file.location.bucket, file.location.key, str(place), Config=self._transfer)
+
+        try:
+            with ThreadPoolExecutor(_PARALLEL) as pool:
+                list(pool.map(fetch, files))
+        except (ClientError, BotoCoreError, OSError) as error:
+            raise JobFailed(f"ClientError: Failed to download data. {error}") from error
+
+    def download_file(self, location: Location, place: Path) -> None:
+        """Fetch one object."""
+        self._client.download_file(location.bucket, location.key, str(place), Config=self._transfer)
+
+    def upload_file(self, path: Path, location: Location) -> None:
+        """Put one file."""
+        self._client.upload_file(str(path), location.bucket, location.key, Config=self._transfer)
+
+    def upload_directory(self, directory: Path, location: Location) -> int:
+        """Put every regular file below a directory (symbolic links are not followed, as SageMaker documents); how many."""
+        files = list(regular_files(directory))
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            list(pool.map(lambda path: self.upload_file(path, location.join(path.relative_to(directory).as_posix())), files))
+        return len(files)
+
+    def _prefix(self, location: Location) -> list[RemoteFile]:
+        return [RemoteFile(Location(location.bucket, key), _relative(key, location.key)) for key in self.keys_under(location)]
+
+    def _manifest(self, location: Location) -> list[RemoteFile]:
+        try:
+            entries = json.loads(self.read(location))
+        except ValueError as error:
+            raise JobFailed(f"ClientError: Failed to download data. The manifest {location} is not JSON: {error}") from error
+        well_formed = isinstance(entries, list) and entries and isinstance(entries[0], dict) and isinstance(entries[0].get("prefix"), str)
+        if not well_formed or not all(isinstance(name, str) for name in entries[1:]):
+            raise JobFailed(f'ClientError: Failed to download data. The manifest {location} must be [{{"prefix": "s3://…"}}, "key", …]')
+        prefix: str = entries[0]["prefix"]
+        return [RemoteFile(Location.parse(prefix + name), name.lstrip("/")) for name in entries[1:]]
+
+
+def _relative(key: str, prefix: str) -> str:
+    """Where an object goes: below the prefix as a folder, else below the prefix's last folder (``data/tr`` → ``train.csv``)."""
+    folder = prefix if prefix.endswith("/") else prefix + "/"
+    if prefix and key.startswith(folder):
+        return key[len(folder) :]
+    return key[prefix.rfind("/") + 1 :]
+
+
+def regular_files(directory: Path) -> Iterator[Path]:
+    """Every regular file below a directory, in order, links not followed."""
+    for root, folders, names in os.walk(directory):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(root, name)
+            if path.is_file() and not path.is_symlink():
+                yield path
+
+
+def pack(directory: Path, archive: Path) -> None:
+    """A ``.tar.gz`` of the directory's content, files at its root."""
+    with tarfile.open(archive, "w:gz", compresslevel=6) as tar:
+        for entry in sorted(directory.iterdir()):
+            tar.add(entry, arcname=entry.name)
+
+
+def unpack(archive: Path, directory: Path) -> None:
+    """Unpack a tar archive safely; JobFailed on a member that is not safe or an archive that is not one."""
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            tar.extractall(directory, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise JobFailed(f"ClientError: Failed to extract model data archive {archive.name}: {error}") from error
