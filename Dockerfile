@@ -3,7 +3,7 @@
 #   airflow    Airflow's components, with the DAGs and plugins
 #   ministack  S3, DynamoDB, SNS, SQS, CloudWatch, Logs and STS for a machine without AWS
 FROM python:3.11-slim-bookworm AS base
-ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
+ENV LANG=C.UTF-8 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
     GX_ANALYTICS_ENABLED=false SCARF_NO_ANALYTICS=true DO_NOT_TRACK=1
 RUN groupadd --gid 50000 fraud && useradd --uid 50000 --gid fraud --create-home fraud \
     && install -d -o fraud -g fraud /opt/fraud /state /secrets

@@ -29,6 +29,9 @@ from urllib.request import urlopen
 import boto3
 import numpy as np
 import xgboost
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
 from bench.report import Figure, publish
 from include.jobs import model_file
@@ -37,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".local" / "venvs"
 MLSERVER = ("mlserver==1.7.1", "mlserver-xgboost==1.7.1", "xgboost==3.2.0")
 FEATURES, TREES, DEPTH = 30, 100, 6
-ROUNDS, REQUESTS, WARM_UP = 12, 400, 100
+ROUNDS, REQUESTS, WARM_UP = 40, 120, 200
 ENDPOINT, REGION = "bench", "us-east-1"
 _START_SECONDS = 120
 
@@ -50,8 +53,14 @@ class Connection:
     stream: socket.socket
 
     @classmethod
-    def to(cls, port: int, path: str, body: bytes, content_type: str) -> Connection:
-        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    def to(cls, port: int, path: str, body: bytes, content_type: str, signed: bool = False) -> Connection:
+        """``signed``: with a signature of AWS's, once for all requests (it is good for minutes)."""
+        headers = {"Host": f"127.0.0.1:{port}", "Content-Type": content_type, "Content-Length": str(len(body))}
+        if signed:
+            request = AWSRequest("POST", f"http://127.0.0.1:{port}{path}", headers, body)
+            SigV4Auth(Credentials("bench", "bench"), "sagemaker", REGION).add_auth(request)
+            headers = dict(request.headers)
+        head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
         stream = socket.create_connection(("127.0.0.1", port))
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return cls(head.encode() + body, stream)
@@ -195,7 +204,7 @@ def local_endpoint(model: Path, scratch: Path) -> Iterator[tuple[int, float]]:
         s3 = boto3.client("s3", endpoint_url=aws["AWS_ENDPOINT_URL"], **keys)
         s3.create_bucket(Bucket="bench")
         s3.upload_file(str(archive), "bench", "model.tar.gz")
-        health = f"http://127.0.0.1:{port}/ping"
+        health = f"http://127.0.0.1:{port}/health"
         seconds = stack.enter_context(running("sagemaker", [*server, "--port", str(port)], aws, health, scratch))
         sagemaker = boto3.client("sagemaker", endpoint_url=f"http://127.0.0.1:{port}", **keys)
         role = "arn:aws:iam::000000000000:role/bench"
@@ -222,7 +231,7 @@ def main() -> None:
         port, _ = servers.enter_context(mlserver(scratch / "ml" / "model", scratch))
         connections["mlserver"] = Connection.to(port, "/v2/models/bench/infer", v2, "application/json")
         port, _ = servers.enter_context(local_endpoint(scratch / "ml" / "model", scratch))
-        connections["endpoint"] = Connection.to(port, f"/endpoints/{ENDPOINT}/invocations", csv, "text/csv")
+        connections["endpoint"] = Connection.to(port, f"/endpoints/{ENDPOINT}/invocations", csv, "text/csv", signed=True)
 
         answers = {name: connection.ask() for name, connection in connections.items()}
         scores = [float(answers["serve"]), json.loads(answers["mlserver"])["outputs"][0]["data"][0], float(answers["endpoint"])]

@@ -7,15 +7,15 @@ import hashlib
 from pathlib import Path
 
 _ROOT = Path(__file__).parent
-_PARTS = ("domains", "jobs", "lifecycle", "stores")
+_SHARED = ("jobs", "lifecycle", "stores")
 
 
 @functools.cache
-def code_version() -> str:
-    """Twelve hexadecimal digits of the SHA-256 over what runs inside jobs (Python and SQL files, names and contents), read once a process."""
+def code_version(domain: str) -> str:
+    """Twelve hexadecimal digits of the SHA-256 over what a domain's jobs run (Python and SQL files, names and contents), read once a
+    process. Another domain's files are not among them."""
     content = hashlib.sha256()
-    for part in _PARTS:
-        for path in sorted((_ROOT / part).rglob("*")):
-            if path.suffix in {".py", ".sql"}:
-                content.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    folders = [*(_ROOT / part for part in _SHARED), _ROOT / "domains" / domain]
+    for path in sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".sql"}):
+        content.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return content.hexdigest()[:12]

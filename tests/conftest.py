@@ -101,9 +101,9 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def bucket(aws: str) -> ObjectStore:
     """A fresh bucket in the local S3."""
-    from include.stores.objects import ObjectStore
-
     import boto3
+
+    from include.stores.objects import ObjectStore
 
     name = f"test-{uuid.uuid4().hex}"
     client = boto3.client("s3")

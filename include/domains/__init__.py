@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import traceback
 from dataclasses import dataclass
 from pathlib import Path

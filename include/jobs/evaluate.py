@@ -8,6 +8,7 @@ Reads ``test.parquet`` of the data set and the models' archives. Writes below ``
 - ``profile.json``: the baseline profile that monitoring compares with (``include.lifecycle.profile``)
 - ``gate.json``: whether the model may replace the champion, and why
 - ``report.html``: all of it for a person, in one file
+- ``smoke_test.json``: the model's own, for whoever deploys it
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ def evaluate(domain: Domain, data: DatasetFile, challenger: model_file.Model, ch
         entities=np.array(data.texts("entity_id"), str),
         groups=np.array(data.texts("group_id"), str),
     )
+    if unknown := int((~np.isfinite(events.amounts)).sum()):
+        raise JobError(f"{data.source}: {unknown} of {data.rows} events have no finite amount, so that what they cost is unknown")
     rows = data.matrix(challenger.features)
     scores = challenger.scores(rows).astype(np.float64)
     measured = intervals(events, scores, economics, confidence)

@@ -22,14 +22,14 @@ h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-t
 .verdict strong { font-size: 1.2rem } ul { margin: .4rem 0; padding-left: 1.2rem }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid #e1e6ec; vertical-align: top }
-th:first-child, td:first-child, .text { text-align: left } th { font-weight: 600; border-bottom: 2px solid #b9c2cd }
-.note, figcaption, .small td { color: #5c6773; font-size: .9rem }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1rem }
+th:first-child, td:first-child, .examples th:last-child, .examples td:last-child { text-align: left }
+td:not(:first-child) { white-space: nowrap } th { font-weight: 600; border-bottom: 2px solid #b9c2cd }
+.note, figcaption { color: #5c6773; font-size: .9rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1rem }
 figure { margin: 0 } svg { width: 100%; height: auto } svg text { font-size: 11px; fill: #5c6773 }
 svg .grid { stroke: #e1e6ec } polyline { fill: none; stroke-width: 2 }
 polyline.main { stroke: #1f5fa8 } polyline.other { stroke: #c07a1a } polyline.faint { stroke: #9aa5b1; stroke-dasharray: 4 3 }
 circle.main { fill: #1f5fa8 } circle.other { fill: #c07a1a } .bar { height: .6rem; width: 8rem } .bar rect { fill: #1f5fa8 }
-.wide { overflow-x: auto }
 """
 _PERCENT = {"precision_at_capacity", "recall_at_capacity", "card_precision_at_capacity", "savings", "savings_at_capacity"}
 
@@ -70,7 +70,7 @@ def _metrics(domain: Domain, evaluation: Mapping[str, Any]) -> str:
     for name, label in METRICS.items():
         if name not in evaluation["metrics"]:
             continue
-        cells = [label, *_interval(name, evaluation["metrics"][name])]
+        cells = [f"{label}, {escape(domain.costs.currency)}" if name == "expected_cost" else label, *_interval(name, evaluation["metrics"][name])]
         if compared:
             cells += [_interval(name, champion["metrics"][name])[0], *_interval(name, champion["differences"][name], signed=True)]
         rows.append(cells)
@@ -145,6 +145,7 @@ def _reasons(content: Mapping[str, Any]) -> str:
             ]
             for example in content["highest_scores"]
         ],
+        "examples",
     )
     return (
         "<h2>What it looks at</h2>" + ranking + "<h2>The highest scores, and why</h2>" + examples
@@ -160,30 +161,28 @@ def _reason(reason: Mapping[str, Any]) -> str:
 def _bias(content: Mapping[str, Any]) -> str:
     parts = ["<h2>Bias by facet</h2>"]
     for facet, found in content["facets"].items():
-        if not found["levels"]:
-            continue
-        reference = found["reference"]
-        names = [*found["levels"][0]["pre_training"], *found["levels"][0]["post_training"]]
-        rows = [_group(f"{reference['level']} (reference)", reference, ["" for _ in names])]
-        for level in found["levels"]:
-            values = level["pre_training"] | level["post_training"]
-            name = "(missing)" if level["level"] is None else level["level"]
-            rows.append(_group(name, level, ["–" if values[n] is None else f"{values[n]:.3f}" for n in names]))
-        heads = ["Group", "Events", "Fraud", "Reviewed", *(f'<abbr title="{escape(NAMES[name])}">{name}</abbr>' for name in names)]
-        parts += [f"<h3>{escape(facet)}</h3>", f'<div class="wide">{_table(heads, rows)}</div>']
+        groups = [found["reference"], *found["levels"]]
+        heads = ["", *(escape("(missing)" if group["level"] is None else str(group["level"])) for group in groups)]
+        heads[1] += " (reference)"
+        rows = [
+            ["Events", *(f"{group['events']:,}" for group in groups)],
+            ["Fraud", *(_share(group["fraud_share"]) for group in groups)],
+            ["Sent to review", *(_share(group["reviewed_share"]) for group in groups)],
+        ]
+        for name in NAMES:
+            values = [(level["pre_training"] | level["post_training"])[name] for level in found["levels"]]
+            rows.append([f"{name}: {escape(NAMES[name])}", "", *("–" if value is None else f"{value:.3f}" for value in values)])
+        parts += [f"<h3>{escape(facet)}</h3>", _table(heads, rows)]
     parts.append(
         '<p class="note">Each group against the reference, under the names of Amazon SageMaker Clarify; the favourable outcome is '
         f"{escape(content['favourable_label'])} as a label and {escape(content['favourable_prediction'])} as a decision. Groups of fewer than "
-        f"{_SMALL_GROUP} events say little. – : undefined. "
-        + ", ".join(f"{name}: {escape(text)}" for name, text in NAMES.items())
-        + ".</p>"
+        f"{_SMALL_GROUP} events say little. – : undefined.</p>"
     )
     return "".join(parts)
 
 
-def _group(name: str, group: Mapping[str, Any], values: Sequence[str]) -> list[str]:
-    shares = ["–" if group[key] is None else percent(group[key]) for key in ("fraud_share", "reviewed_share")]
-    return [escape(str(name)), f"{group['events']:,}", *shares, *values]
+def _share(value: float | None) -> str:
+    return "–" if value is None else percent(value)
 
 
 def _model(evaluation: Mapping[str, Any]) -> str:
@@ -213,7 +212,7 @@ def _interval(name: str, interval: Mapping[str, float | None], signed: bool = Fa
     return shown(interval["value"]), f"{shown(interval['low'])} to {shown(interval['high'])}"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
     head = "".join(f"<th>{cell}</th>" for cell in heads) if any(heads) else ""
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table{f' class={style!r}' if style else ''}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

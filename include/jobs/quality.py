@@ -15,7 +15,7 @@ import os
 
 os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when great_expectations is imported
 
-import mimetypes
+import html
 import re
 import tempfile
 from collections.abc import Sequence
@@ -42,6 +42,7 @@ from include.stores.objects import ObjectStore
 _ROW_EXPECTATIONS = (ColumnMapExpectation, ColumnPairMapExpectation, MulticolumnMapExpectation)
 _SHOWN_ARGUMENTS = ("min_value", "max_value", "value_set", "regex", "type_", "or_equal", "value")
 _SHOWN_LENGTH = 80
+_HTML = "text/html"
 _STYLE = (Path(__file__).parent / "data_docs.css").read_text(encoding="utf-8")
 
 
@@ -71,6 +72,7 @@ class QualityChecks:
     def __init__(self, run_time: datetime = datetime(1970, 1, 1, tzinfo=UTC)) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="data_docs_")
         self._run = RunIdentifier(run_name="run", run_time=run_time)
+        self._checked: list[_CheckedSuite] = []
 
     @cached_property
     def _context(self) -> Any:
@@ -117,6 +119,8 @@ class QualityChecks:
             else:
                 errors.append(f"{describe(expectation)}: cannot be evaluated: {error}")
         rows, refused = self._rows(batch, frame, failing_rows)
+        critical = len(failing_rows) + len(table_failures) + len(errors)
+        self._checked.append(_CheckedSuite(suite, len(frame), len(outcome.results), critical, len(warnings)))
         warnings.sort(key=lambda warning: (warning["expectation"], str(warning["column"])))
         return SuiteResult(rows, tuple(sorted([*table_failures, *refused, *errors])), warnings, tuple(sorted(errors)))
 
@@ -141,12 +145,42 @@ class QualityChecks:
 
         The pages carry their style inside and nothing from other hosts, so that they open from S3, from disk and without a network; equal
         results give equal bytes."""
-        site = Path(self._context.build_data_docs()["local_site"].removeprefix("file://")).parent
         prefix = prefix.rstrip("/") + "/"
-        for page in sorted(site.rglob("*.html")):
-            body = _self_contained(page.read_text(encoding="utf-8")).encode()
-            objects.put(prefix + page.relative_to(site).as_posix(), body, mimetypes.types_map[".html"])
-        return objects.uri(f"{prefix}index.html")
+        if self._checked:
+            site = Path(self._context.build_data_docs()["local_site"].removeprefix("file://")).parent
+            for page in sorted(site.glob("*/**/*.html")):
+                body = _self_contained(page.read_text(encoding="utf-8")).encode()
+                objects.put(prefix + page.relative_to(site).as_posix(), body, _HTML)
+        return objects.put(f"{prefix}index.html", self._index().encode(), _HTML)
+
+    def _index(self) -> str:
+        """Great Expectations' own index draws its table with scripts from other hosts; this is the same table."""
+        run = f"run/{self._run.run_time.strftime('%Y%m%dT%H%M%S.%fZ')}"
+        rows = [
+            f"<tr><td>{'✗' if suite.critical else '!' if suite.warnings else '✓'}</td>"
+            f'<td><a href="validations/{_as_path(suite.name)}/{run}/landing-{suite.name}.html">{html.escape(suite.name)}</a></td>'
+            f"<td>{suite.rows:,}</td><td>{suite.expectations}</td><td>{suite.critical}</td><td>{suite.warnings}</td></tr>"
+            for suite in self._checked
+        ]
+        names = ("", "suite", "rows", "expectations", "critical failures", "warnings")
+        table = f'<table class="table table-bordered"><tr>{"".join(f"<th>{name}</th>" for name in names)}</tr>{"".join(rows)}</table>'
+        body = table if rows else "<p>No suite was checked: there were no rows, or no expectations for them.</p>"
+        head = f'<!doctype html><meta charset="utf-8"><title>Data Docs</title><style>{_STYLE}</style>'
+        return f'{head}<body class="container"><h1>Data Docs</h1>{body}\n'
+
+
+@dataclass(frozen=True)
+class _CheckedSuite:
+    name: str
+    rows: int
+    expectations: int
+    critical: int
+    warnings: int
+
+
+def _as_path(suite: str) -> str:
+    """Great Expectations makes a folder of each part of a suite's name that a dot ends."""
+    return suite.replace(".", "/")
 
 
 def describe(expectation: Expectation) -> str:

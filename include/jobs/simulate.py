@@ -2,6 +2,10 @@
 
 By default history: everything known by the end of the last day lands on that day, as one file a table. With ``--daily`` the files of each
 day land on that day; ``--until`` says how long the labels of the last events are waited for.
+
+A domain's ``simulator.py`` offers ``CHANGES`` (name → description), ``simulate(days, events, first_day, seed, change, change_day, first_event)``
+(ValueError for what it cannot do; the result has ``labels``, ``first_day`` and ``last_day``) and ``deliveries(simulation, history_until, until)``,
+the landing files: objects with ``table``, ``day`` and ``rows`` (a pandas frame).
 """
 
 from __future__ import annotations
@@ -23,8 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder the landing files are written under; made if missing")
     parser.add_argument("--change", help="how fraud or the data change from --change-day on; --change list names what there is")
     parser.add_argument("--change-day", type=date.fromisoformat, help="the first day of the change, YYYY-MM-DD")
-    parser.add_argument("--first-id", type=int, default=1, help="the first event's number, so that simulations can follow each other (default: 1)")
-    parser.add_argument("--history-until", type=date.fromisoformat, help="deliver what is known by that day as one delivery (default: the last day)")
+    parser.add_argument(
+        "--first-id", type=int, default=1, help="the first event's number, so that simulations can follow each other (default: 1)"
+    )
+    parser.add_argument(
+        "--history-until", type=date.fromisoformat, help="deliver what is known by that day as one delivery (default: the last day)"
+    )
     parser.add_argument("--daily", action="store_true", help="no history: each day's files on that day")
     parser.add_argument("--until", type=date.fromisoformat, help="the last day of deliveries (default: the last day of events)")
 

@@ -155,7 +155,8 @@ class Stack:
             "API_AUTH__JWT_SECRET": self.file.jwt_secret,
             "API_AUTH__JWT_LEEWAY": "30",
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-            "SCHEDULER__USE_JOB_SCHEDULE": "True",
+            "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+            "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # how long a finished task may keep its worker
             "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
             "DAG_PROCESSOR__REFRESH_INTERVAL": "60",
             "DAG_PROCESSOR__PARSING_PROCESSES": "1",

@@ -13,6 +13,7 @@ import uvloop
 
 from .config import Settings
 from .images import load_images
+from .preload import ISOLATIONS
 from .server import AlreadyRunning, only_server, serve
 
 
@@ -48,6 +49,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--max-concurrent-jobs", type=int, default=defaults.max_concurrent_jobs, help="jobs beyond it wait in status InProgress"
     )
+    parser.add_argument(
+        "--isolation", choices=("auto", *ISOLATIONS), default="auto", help="of jobs from the machine; auto: the most that works"
+    )
     parser.add_argument("--keep-job-directories", action="store_true", help="keep each job's /opt/ml after its end, to look into")
     return parser.parse_args(arguments)
 
@@ -80,6 +84,7 @@ def main(arguments: list[str]) -> int:
         startup_health_check_seconds=options.startup_health_check,
         metrics_interval_seconds=options.metrics_interval,
         max_concurrent_jobs=options.max_concurrent_jobs,
+        isolation=options.isolation,
         keep_job_directories=options.keep_job_directories,
     )
     try:

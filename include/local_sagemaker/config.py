@@ -21,6 +21,7 @@ class Settings:
     metrics_interval_seconds: float = 60.0
     max_concurrent_jobs: int = 8
     keep_job_directories: bool = False
+    isolation: str = "auto"  # or one of preload.ISOLATIONS
 
     def arn(self, resource: str) -> str:
         """The ARN of a SageMaker resource, e.g. ``training-job/NAME``."""

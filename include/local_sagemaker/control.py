@@ -6,9 +6,11 @@ import json
 import logging
 from collections.abc import Callable
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from .endpoints import KIND as ENDPOINT
 from .endpoints import Endpoints
-from .errors import ServiceError
+from .errors import ServiceError, validation
 from .jobs import JobRunner, Services, refuse
 from .listing import answer, page
 from .models import CONFIG, MODEL, EndpointConfigs, Models
@@ -81,12 +83,21 @@ class ControlPlane:
             "DeleteTags": tags.delete,
         }
 
+    def warm(self) -> None:
+        """Compile the slow patterns (those of tags) ahead of the first request that needs them."""
+        self._operations.check("AddTags", {"ResourceArn": self._services.settings.arn("model/m"), "Tags": [{"Key": "k", "Value": "v"}]})
+
     def handle(self, target: str, body: bytes) -> tuple[int, Document]:
         """The HTTP status and JSON document that answer a request; never raises."""
         try:
             return 200, self._run(target, body)
         except ServiceError as error:
             return error.status, error.body()
+        except ClientError as error:
+            return 400, validation(f"Could not access the data that the request names: {error}").body()
+        except BotoCoreError as error:
+            message = f"The local SageMaker cannot reach S3 (see AWS_ENDPOINT_URL in its environment): {error}"
+            return 503, ServiceError("ServiceUnavailable", message, 503).body()
         except Exception:
             log.exception("%s: the local SageMaker failed", target)
             message = "The local SageMaker failed; its log says why. This is a bug in it, not in the request."

@@ -9,17 +9,31 @@ a FailureReason. Each step is written down before it is visible, so a killed ser
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .deployments import (
+    check_deployment,
+    check_same_variants,
+    in_service,
+    pending,
+    resume,
+    retained,
+    stored,
+    summaries,
+    traffic_steps,
+    weights_of,
+)
 from .endpoint_metrics import VariantStatistics
 from .errors import not_supported, validation
 from .hosting import DeploymentFailed, Fleet, Route, VariantPlan
@@ -43,8 +57,9 @@ class Endpoints:
         self._models = models
         self._configs = configs
         self._loop = loop
-        self._fleets: dict[str, Fleet] = {}
-        self._starting: set[Fleet] = set()
+        self._lock = threading.Lock()
+        self._fleets: dict[str, Fleet] = {}  # that serve, by endpoint
+        self._others: set[Fleet] = set()  # that start or end
         self._closing = threading.Event()
         self.routes: dict[str, Route] = {}  # read on the event loop for every request; entries are replaced whole
 
@@ -54,7 +69,7 @@ class Endpoints:
         arn = self._arn(name)
         if self._services.store.exists(KIND, name):
             raise validation(f'Cannot create already existing endpoint "{arn}".')
-        _check_deployment(request)
+        check_deployment(request)
         config = self._configs.find(request["EndpointConfigName"])
         plans = self._plans(config)
         moment = now()
@@ -65,18 +80,18 @@ class Endpoints:
             "EndpointStatus": "Creating",
             "CreationTime": moment,
             "LastModifiedTime": moment,
-            "PendingDeploymentSummary": _pending(config, plans, moment),
+            "PendingDeploymentSummary": pending(config, plans, moment),
         }
         if "DeploymentConfig" in request:
             document["LastDeploymentConfig"] = request["DeploymentConfig"]
         fleet = self._fleet(name, config["EndpointConfigName"], plans)
         try:
             with self._services.store.transaction():
-                self._services.store.create(KIND, name, document, {"Arn": arn, "Active": _stored(fleet)})
+                self._services.store.create(KIND, name, document, {"Arn": arn, "Active": stored(fleet)})
                 self._services.store.set_tags(arn, tag_map(request))
         except AlreadyExists as error:
             raise validation(f'Cannot create already existing endpoint "{arn}".') from error
-        self._in_background(f"create-{name}", lambda: self._bring_up(name, fleet))
+        self._in_background("create", name, lambda: self._bring_up(name, fleet))
         return {"EndpointArn": arn}
 
     def describe(self, request: Document) -> Document:
@@ -87,7 +102,7 @@ class Endpoints:
         """UpdateEndpoint."""
         name = request["EndpointName"]
         self._find(name)
-        _check_deployment(request)
+        check_deployment(request)
         excluded = {item["VariantPropertyType"] for item in request.get("ExcludeRetainedVariantProperties", [])}
         if excluded and not request.get("RetainAllVariantProperties"):
             raise validation("ExcludeRetainedVariantProperties is only allowed with RetainAllVariantProperties.")
@@ -98,21 +113,21 @@ class Endpoints:
             nonlocal plans
             self._check_idle(resource, "update")
             if request.get("RetainAllVariantProperties"):
-                plans = [_retained(plan, resource.document, excluded) for plan in plans]
+                plans = [retained(plan, resource.document, excluded) for plan in plans]
             deployment = request.get("DeploymentConfig")
             if deployment is None and request.get("RetainDeploymentConfig"):
                 deployment = resource.document.get("LastDeploymentConfig")
-            _check_same_variants(deployment, plans, resource.document)
+            check_same_variants(deployment, plans, resource.document)
             moment = now()
             resource.document.pop("FailureReason", None)
             resource.document["EndpointStatus"] = "Updating"
             resource.document["LastModifiedTime"] = moment
-            resource.document["PendingDeploymentSummary"] = _pending(config, plans, moment)
+            resource.document["PendingDeploymentSummary"] = pending(config, plans, moment)
             resource.private["Deployment"] = deployment
 
         deployment = self._services.store.update(KIND, name, begin).private["Deployment"]
         fleet = self._fleet(name, config["EndpointConfigName"], plans)
-        self._in_background(f"update-{name}", lambda: self._replace(name, fleet, deployment))
+        self._in_background("update", name, lambda: self._replace(name, fleet, deployment))
         return {"EndpointArn": self._arn(name)}
 
     def update_weights(self, request: Document) -> Document:
@@ -145,7 +160,7 @@ class Endpoints:
             resource.document["LastModifiedTime"] = now()
 
         self._services.store.update(KIND, name, begin)
-        self._in_background(f"weights-{name}", lambda: self._apply_weights(name))
+        self._in_background("shift the weights of", name, lambda: self._apply_weights(name))
         return {"EndpointArn": self._arn(name)}
 
     def delete(self, request: Document) -> Document:
@@ -160,7 +175,7 @@ class Endpoints:
 
         self._services.store.update(KIND, name, begin)
         self.routes.pop(name, None)
-        self._in_background(f"delete-{name}", lambda: self._take_down(name))
+        self._in_background("delete", name, lambda: self._take_down(name))
         return {}
 
     # life of the server
@@ -172,16 +187,24 @@ class Endpoints:
             if status == "Deleting":
                 self._take_down(name)
             elif status != "Failed":
-                self._services.store.update(KIND, name, _resume)
+                self._services.store.update(KIND, name, resume)
                 active = self._services.store.get(KIND, name).private["Active"]
                 fleet = Fleet(self._services, name, active["Fleet"], active["Config"], [VariantPlan(**plan) for plan in active["Plans"]])
-                self._in_background(f"recover-{name}", lambda name=name, fleet=fleet: self._bring_up(name, fleet))
+                self._in_background("bring back", name, functools.partial(self._bring_up, name, fleet))
+        self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        """Directories of fleets that no endpoint has any more."""
+        kept = {(resource.name, resource.private["Active"]["Fleet"]) for resource in self._services.store.all(KIND)}
+        for directory in (self._services.settings.state / "endpoints").glob("*/*"):
+            if (directory.parent.name, directory.name) not in kept:
+                shutil.rmtree(directory, ignore_errors=True)
 
     def close(self, grace_seconds: float) -> None:
         """End the processes of all endpoints; they come back with the next server."""
         self._closing.set()
         self.routes.clear()
-        fleets = [*self._fleets.values(), *self._starting]
+        fleets = self._all_fleets()
         threads = [threading.Thread(target=fleet.stop, args=(grace_seconds,), daemon=True) for fleet in fleets]
         for thread in threads:
             thread.start()
@@ -190,7 +213,7 @@ class Endpoints:
 
     def statistics(self) -> Iterator[VariantStatistics]:
         """Of every variant that serves."""
-        for fleet in [*self._fleets.values(), *self._starting]:
+        for fleet in self._all_fleets():
             for server in fleet.servers.values():
                 yield server.statistics
 
@@ -209,54 +232,46 @@ class Endpoints:
             if not self._closing.is_set():
                 self._services.store.update(KIND, name, fail)
             return
-        self._fleets[name] = fleet
-        self._starting.discard(fleet)
-
-        def serve(resource: Resource) -> None:
-            _in_service(resource, fleet)
-
-        document = self._services.store.update(KIND, name, serve).document
-        self.routes[name] = Route([(fleet, 1.0)], _weights(document))
+        self._now_serves(name, fleet)
+        document = self._services.store.update(KIND, name, lambda resource: in_service(resource, fleet)).document
+        self.routes[name] = Route([(fleet, 1.0)], weights_of(document))
 
     def _replace(self, name: str, fleet: Fleet, deployment: Document | None) -> None:
         old = self._fleets[name]
         try:
             self._start(fleet)
         except DeploymentFailed as error:
-            self._starting.discard(fleet)
             self._give_up(name, fleet, str(error))
             return
         try:
             self._shift(name, old, fleet, deployment or {})
         except DeploymentFailed as error:
-            self.routes[name] = Route([(old, 1.0)], _weights(self._find(name).document))
+            self.routes[name] = Route([(old, 1.0)], weights_of(self._find(name).document))
             fleet.drain(self._loop, self._services.settings.invocation_timeout_seconds)
             fleet.stop(self._services.settings.endpoint_stop_grace_seconds)
-            self._starting.discard(fleet)
             self._give_up(name, fleet, str(error))
             return
 
         def switch(resource: Resource) -> None:
-            resource.private["Active"] = _stored(fleet)
+            resource.private["Active"] = stored(fleet)
             resource.document["EndpointConfigName"] = fleet.config
-            resource.document["ProductionVariants"] = _summaries(fleet)
+            resource.document["ProductionVariants"] = summaries(fleet)
             if deployment is not None:
                 resource.document["LastDeploymentConfig"] = deployment
 
         self._services.store.update(KIND, name, switch)
         self.routes[name] = Route([(fleet, 1.0)], {})
-        self._fleets[name] = fleet
-        self._starting.discard(fleet)
-        self._starting.add(old)  # still ours to stop, until it has ended
+        self._now_serves(name, fleet)
         self._closing.wait((deployment or {}).get("BlueGreenUpdatePolicy", {}).get("TerminationWaitInSeconds", 0))
         old.drain(self._loop, self._services.settings.invocation_timeout_seconds)
         old.stop(self._services.settings.endpoint_stop_grace_seconds)
-        self._starting.discard(old)
+        self._forget(old)
         old.discard()
-        self._services.store.update(KIND, name, lambda resource: _in_service(resource, fleet))
+        self._services.store.update(KIND, name, lambda resource: in_service(resource, fleet))
 
     def _give_up(self, name: str, fleet: Fleet, reason: str) -> None:
         """An update failed: the old fleet has served all the while and goes on."""
+        self._forget(fleet)
         fleet.discard()
 
         def restore(resource: Resource) -> None:
@@ -267,7 +282,8 @@ class Endpoints:
             self._services.store.update(KIND, name, restore)
 
     def _start(self, fleet: Fleet) -> None:
-        self._starting.add(fleet)
+        with self._lock:
+            self._others.add(fleet)
         fleet.start()
         if self._closing.is_set():
             fleet.stop(self._services.settings.shutdown_grace_seconds)
@@ -278,8 +294,8 @@ class Endpoints:
         policy = deployment.get("BlueGreenUpdatePolicy", {}).get("TrafficRoutingConfiguration", {"Type": "ALL_AT_ONCE"})
         alarms = [alarm["AlarmName"] for alarm in deployment.get("AutoRollbackConfiguration", {}).get("Alarms", []) if "AlarmName" in alarm]
         wait = policy.get("WaitIntervalInSeconds", 0)
-        weights = _weights(self._find(name).document)
-        for share in _steps(policy):
+        weights = weights_of(self._find(name).document)
+        for share in traffic_steps(policy):
             self.routes[name] = Route([(old, 1.0 - share), (new, share)], weights if share < 1.0 else {})
             if alarms or share < 1.0:
                 self._bake(alarms, wait)
@@ -313,10 +329,11 @@ class Endpoints:
             resource.document["LastModifiedTime"] = now()
 
         document = self._services.store.update(KIND, name, apply).document
-        self.routes[name] = Route([(self._fleets[name], 1.0)], _weights(document))
+        self.routes[name] = Route([(self._fleets[name], 1.0)], weights_of(document))
 
     def _take_down(self, name: str) -> None:
-        fleet = self._fleets.pop(name, None)
+        with self._lock:
+            fleet = self._fleets.pop(name, None)
         if fleet is not None:
             fleet.drain(self._loop, self._services.settings.endpoint_stop_grace_seconds)
             fleet.stop(self._services.settings.endpoint_stop_grace_seconds)
@@ -325,16 +342,42 @@ class Endpoints:
 
     # helpers
 
-    def _in_background(self, name: str, work: Any) -> None:
+    def _in_background(self, step: str, name: str, work: Callable[[], None]) -> None:
+        """Carry out a step in a thread; whatever happens, the endpoint does not stay in a status that nobody ends."""
+
         def run() -> None:
             try:
                 work()
-            except Exception:
-                log.exception("%s: the local SageMaker failed", name)
-                if not self._closing.is_set():
-                    raise
+            except Exception as error:
+                if self._closing.is_set():
+                    return
+                log.exception("endpoint %s: the local SageMaker failed to %s it", name, step)
+                reason = f"InternalServerError: {type(error).__name__}: {error}"[:REASON_LENGTH]
+                status = "InService" if name in self.routes else "Failed"
+                self._services.store.update(
+                    KIND,
+                    name,
+                    lambda resource: resource.document.update(EndpointStatus=status, FailureReason=reason, LastModifiedTime=now()),
+                )
 
-        threading.Thread(target=run, name=name, daemon=True).start()
+        threading.Thread(target=run, name=f"{step}-{name}", daemon=True).start()
+
+    def _all_fleets(self) -> list[Fleet]:
+        with self._lock:
+            return [*self._fleets.values(), *self._others]
+
+    def _now_serves(self, name: str, fleet: Fleet) -> None:
+        """The fleet takes the endpoint over; its predecessor is still ours to end."""
+        with self._lock:
+            self._others.discard(fleet)
+            old = self._fleets.get(name)
+            if old is not None:
+                self._others.add(old)
+            self._fleets[name] = fleet
+
+    def _forget(self, fleet: Fleet) -> None:
+        with self._lock:
+            self._others.discard(fleet)
 
     def _arn(self, name: str) -> str:
         return self._services.settings.arn(f"endpoint/{name}")
@@ -373,124 +416,3 @@ class Endpoints:
                 )
             )
         return plans
-
-
-def _stored(fleet: Fleet) -> Document:
-    return {"Fleet": fleet.identifier, "Config": fleet.config, "Plans": [server.plan.to_json() for server in fleet.servers.values()]}
-
-
-def _summaries(fleet: Fleet) -> list[Document]:
-    moment = now()
-    return [
-        {
-            "VariantName": plan.name,
-            "DeployedImages": [{"SpecifiedImage": plan.image, "ResolvedImage": plan.image, "ResolutionTime": moment}],
-            "CurrentWeight": plan.weight,
-            "DesiredWeight": plan.weight,
-            "CurrentInstanceCount": plan.instance_count,
-            "DesiredInstanceCount": plan.instance_count,
-        }
-        for plan in (server.plan for server in fleet.servers.values())
-    ]
-
-
-def _in_service(resource: Resource, fleet: Fleet) -> None:
-    """InService; the variants' weights stay as they are if the fleet was only started again."""
-    if "ProductionVariants" not in resource.document:
-        resource.document["ProductionVariants"] = _summaries(fleet)
-    resource.document["EndpointStatus"] = "InService"
-    resource.document["LastModifiedTime"] = now()
-    resource.document.pop("PendingDeploymentSummary", None)
-
-
-def _resume(resource: Resource) -> None:
-    """The status of an endpoint whose server was killed, while its processes start again."""
-    if resource.document["EndpointStatus"] == "Updating" and resource.document.pop("PendingDeploymentSummary", None):
-        active = resource.private["Active"]["Config"]
-        resource.document["FailureReason"] = f"The local SageMaker server ended during an update; the endpoint serves {active}."
-    for variant in resource.document.get("ProductionVariants", []):
-        variant["CurrentWeight"] = variant["DesiredWeight"]
-        variant["CurrentInstanceCount"] = variant["DesiredInstanceCount"]
-        variant.pop("VariantStatus", None)
-    if resource.document["EndpointStatus"] != "Creating":
-        resource.document["EndpointStatus"] = "SystemUpdating"
-
-
-def _pending(config: Document, plans: list[VariantPlan], moment: float) -> Document:
-    return {
-        "EndpointConfigName": config["EndpointConfigName"],
-        "StartTime": moment,
-        "ProductionVariants": [
-            {
-                "VariantName": plan.name,
-                "DeployedImages": [{"SpecifiedImage": plan.image, "ResolvedImage": plan.image, "ResolutionTime": moment}],
-                "CurrentWeight": 0.0,
-                "DesiredWeight": plan.weight,
-                "CurrentInstanceCount": 0,
-                "DesiredInstanceCount": plan.instance_count,
-                "InstanceType": plan.instance_type,
-                "VariantStatus": [{"Status": "Creating", "StartTime": moment}],
-            }
-            for plan in plans
-        ],
-    }
-
-
-def _weights(document: Document) -> dict[str, float]:
-    return {variant["VariantName"]: variant["CurrentWeight"] for variant in document.get("ProductionVariants", [])}
-
-
-def _retained(plan: VariantPlan, document: Document, excluded: set[str]) -> VariantPlan:
-    """The plan with the running variant's weight and count, as RetainAllVariantProperties asks."""
-    running = next((variant for variant in document["ProductionVariants"] if variant["VariantName"] == plan.name), None)
-    if running is None:
-        return plan
-    weight = plan.weight if "DesiredWeight" in excluded else running["DesiredWeight"]
-    count = plan.instance_count if "DesiredInstanceCount" in excluded else running["DesiredInstanceCount"]
-    return VariantPlan(**{**plan.to_json(), "weight": weight, "instance_count": count})
-
-
-def _check_deployment(request: Document) -> None:
-    deployment = request.get("DeploymentConfig")
-    if deployment is None:
-        return
-    if "RollingUpdatePolicy" in deployment:
-        raise not_supported("DeploymentConfig.RollingUpdatePolicy", "a variant is one process, which cannot be replaced in batches")
-    policy = deployment.get("BlueGreenUpdatePolicy")
-    if policy is None:
-        return
-    routing = policy["TrafficRoutingConfiguration"]
-    kind = routing["Type"]
-    for needed, member in (("CANARY", "CanarySize"), ("LINEAR", "LinearStepSize")):
-        if (kind == needed) != (member in routing):
-            raise validation(f"TrafficRoutingConfiguration.{member} must be given with Type {needed}, and only with it.")
-    size = routing.get("CanarySize") or routing.get("LinearStepSize")
-    if size is None:
-        return
-    if size["Type"] != "CAPACITY_PERCENT":
-        raise not_supported("CapacitySize.Type INSTANCE_COUNT", "a variant is one process; use CAPACITY_PERCENT")
-    smallest, largest = (1, 50) if kind == "CANARY" else (10, 50)
-    if not smallest <= size["Value"] <= largest:
-        raise validation(f"The size of a {kind} step must be between {smallest} and {largest} percent, not {size['Value']}.")
-
-
-def _check_same_variants(deployment: Document | None, plans: list[VariantPlan], document: Document) -> None:
-    """Deployment guardrails need the same variant names before and after (Developer Guide, "Exclusions")."""
-    if not deployment:
-        return
-    old = {variant["VariantName"] for variant in document["ProductionVariants"]}
-    new = {plan.name for plan in plans}
-    if old != new:
-        raise validation(
-            f"With a DeploymentConfig the variant names must stay the same; the endpoint has {sorted(old)}, the update {sorted(new)}."
-        )
-
-
-def _steps(policy: Document) -> list[float]:
-    """The new fleet's share of the traffic, step by step."""
-    if policy["Type"] == "CANARY":
-        return [policy["CanarySize"]["Value"] / 100, 1.0]
-    if policy["Type"] == "LINEAR":
-        step = policy["LinearStepSize"]["Value"]
-        return [share / 100 for share in range(step, 100, step)] + [1.0]
-    return [1.0]

@@ -35,7 +35,7 @@ class MetricReader:
             for found in expression.finditer(escaped if wants_escaped else line):
                 try:
                     value = float(found.group(1))
-                except ValueError:
+                except (TypeError, ValueError):  # the group took no part in the match, or caught no number
                     continue
                 self._final[name] = {"MetricName": name, "Value": value, "Timestamp": now()}
 

@@ -59,7 +59,8 @@ class Job(ABC):
     """One job, run by a thread of its own."""
 
     kind: str
-    group: str
+    group: str  # of its log
+    status_member: str
 
     def __init__(self, services: Services, name: str) -> None:
         self.services = services
@@ -111,6 +112,8 @@ class Job(ABC):
 
     def run(self, slots: threading.Semaphore) -> None:
         """The whole course; leaves the job in a final status whatever happens."""
+        if self.services.store.get(self.kind, self.name).document[self.status_member] == "Stopping":
+            self.ask_to_end("stop")  # it was asked to before it was known to be running
         try:
             self._wait_for_slot(slots)
             try:
@@ -219,24 +222,31 @@ class Job(ABC):
 
 
 class MirroredDirectory:
-    """A local directory that is copied to S3 while a job runs: new and changed files, and deletions if asked."""
+    """A local directory that is copied to S3 while a job runs: new and changed files and, for checkpoints, deletions."""
 
-    def __init__(self, directory: Path, location: Location, storage: Storage) -> None:
+    def __init__(self, directory: Path, location: Location, storage: Storage, *, deletions: bool = False) -> None:
+        self._deletions = deletions
         self._directory = directory
         self._location = location
         self._storage = storage
         self._copied: dict[str, tuple[int, int]] = {}
 
     def copy(self) -> None:
-        """Upload what changed since the last call; a file that vanishes meanwhile is left for the next."""
+        """Copy what changed since the last call; a file that vanishes meanwhile is left for the next."""
+        present = set()
         for path in regular_files(self._directory):
             name = path.relative_to(self._directory).as_posix()
+            present.add(name)
             with contextlib.suppress(FileNotFoundError):
                 state = path.stat()
                 version = (state.st_mtime_ns, state.st_size)
                 if self._copied.get(name) != version:
                     self._storage.upload_file(path, self._location.join(name))
                     self._copied[name] = version
+        if self._deletions:
+            for name in sorted(set(self._copied) - present):
+                self._storage.delete(self._location.join(name))
+                del self._copied[name]
 
 
 class JobRunner:

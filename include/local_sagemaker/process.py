@@ -182,7 +182,7 @@ class _Parent:
 class Launcher:
     """Starts commands of images in containers of their own, under the most private isolation that works here."""
 
-    def __init__(self, state: Path, store: Store) -> None:
+    def __init__(self, state: Path, store: Store, isolation: str = "auto") -> None:
         self._state = state
         self._store = store
         self._parents: dict[tuple[object, ...], _Parent] = {}
@@ -193,7 +193,7 @@ class Launcher:
         answer = self._plain().ready()
         if answer is None:
             raise RuntimeError(f"the process parent did not start; see {state / 'logs' / 'preload.log'}")
-        self.isolation = str(answer["isolation"])
+        self.isolation = str(answer["isolation"]) if isolation == "auto" else isolation
 
     @property
     def private_opt_ml(self) -> bool:

@@ -99,6 +99,7 @@ class ProcessingJob(Job):
 
     kind = KIND
     group = "/aws/sagemaker/ProcessingJobs"
+    status_member = "ProcessingJobStatus"
 
     def __init__(self, services: Services, name: str) -> None:
         super().__init__(services, name)

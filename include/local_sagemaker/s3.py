@@ -141,6 +141,10 @@ class Storage:
         """Put one file."""
         self._client.upload_file(str(path), location.bucket, location.key, Config=self._transfer)
 
+    def delete(self, location: Location) -> None:
+        """Remove one object."""
+        self._client.delete_object(Bucket=location.bucket, Key=location.key)
+
     def upload_directory(self, directory: Path, location: Location) -> int:
         """Put every regular file below a directory (symbolic links are not followed, as SageMaker documents); how many."""
         files = list(regular_files(directory))

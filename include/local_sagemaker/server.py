@@ -63,7 +63,7 @@ class LocalSageMaker:
         reaped = reap_leftovers(self._store, settings.state)
         if reaped:
             log.warning("ended %d processes that an earlier server had left behind", reaped)
-        self._launcher = Launcher(settings.state, self._store)
+        self._launcher = Launcher(settings.state, self._store, settings.isolation)
         log.info("isolation of jobs: %s%s", self._launcher.isolation, "" if self._launcher.private_opt_ml else " (SAGEMAKER_BASE_DIR)")
         shipper = LogShipper(settings.region)
         self._services = Services(settings, self._store, self._launcher, Storage(settings.region), shipper, images)
@@ -82,6 +82,7 @@ class LocalSageMaker:
         self._control.training.recover()
         self._control.processing.recover()
         self._endpoints.recover()
+        self._workers.submit(self._control.warm)
         for image in self._services.images.values():
             self._workers.submit(self._launcher.warm, image)
 

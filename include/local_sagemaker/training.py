@@ -146,6 +146,7 @@ class TrainingJob(Job):
 
     kind = KIND
     group = "/aws/sagemaker/TrainingJobs"
+    status_member = "TrainingJobStatus"
 
     def __init__(self, services: Services, name: str) -> None:
         super().__init__(services, name)
@@ -264,7 +265,7 @@ class TrainingJob(Job):
             for key in self.services.storage.keys_under(Location(location.bucket, prefix))
         ]
         self.services.storage.download(files, directory)
-        self._checkpoints = MirroredDirectory(directory, location, self.services.storage)
+        self._checkpoints = MirroredDirectory(directory, location, self.services.storage, deletions=True)
 
     def _write_configuration(self) -> None:
         self.write_json("input/config/hyperparameters.json", self.request.get("HyperParameters", {}))

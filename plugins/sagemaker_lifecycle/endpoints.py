@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError
 
 from include import settings as places
 from include.lifecycle.names import digest, endpoint_name, sagemaker_name
+from sagemaker_lifecycle.jobs import patient
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -146,6 +147,9 @@ class BringEndpointToOperator(SageMakerEndpointOperator):
         }
         super().execute(context)
         raise AirflowException("unreachable: the provider's operator defers")
+
+    def defer(self, *, trigger: SageMakerTrigger, **kwargs: Any) -> None:
+        super().defer(trigger=patient(trigger), **kwargs)
 
     def _wait(self) -> None:
         self.defer(

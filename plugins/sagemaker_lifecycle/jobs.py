@@ -7,9 +7,10 @@ new name. A killed task stops its job, while it runs in a worker and while it is
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
@@ -17,9 +18,11 @@ from airflow.providers.amazon.aws.operators.sagemaker import SageMakerProcessing
 from airflow.providers.amazon.aws.triggers.sagemaker import SageMakerTrigger
 from airflow.sdk import BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.triggers.base import TriggerEvent
 from botocore.exceptions import ClientError
 
 from include import settings as places
+from include.code_version import code_version
 from include.lifecycle.names import digest, job_name
 from include.stores.layout import Layout
 
@@ -33,18 +36,36 @@ _POLLS_BEYOND_RUNTIME = 60
 _LOG_LINES = 40
 
 
+_STOPPED_BY = {"processing": ("stop_processing_job", "ProcessingJobName"), "training": ("stop_training_job", "TrainingJobName")}
+
+
 class StoppingSageMakerTrigger(SageMakerTrigger):
-    """The provider's trigger; a user's kill of the deferred task (mark failed, mark success, clear) also stops the job."""
+    """The provider's trigger; a user's kill of the deferred task (mark failed, mark success, clear) also stops the job.
+
+    It looks for the first time after one polling interval: Airflow fails a task that resumes before its executor has reported that the
+    first part ended (seen with jobs of a second on a loaded machine).
+    """
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        await asyncio.sleep(self.waiter_delay)
+        async for event in super().run():
+            yield event
 
     async def on_kill(self) -> None:
-        stop = {"processing": "stop_processing_job", "training": "stop_training_job"}[self.job_type.lower()]
-        name = {"processing": "ProcessingJobName", "training": "TrainingJobName"}[self.job_type.lower()]
+        if self.job_type.lower() not in _STOPPED_BY:
+            return  # an endpoint's update goes on: what it becomes is for the next task to see
+        stop, name = _STOPPED_BY[self.job_type.lower()]
         async with await self.hook().get_async_conn() as client:
             try:
                 await getattr(client, stop)(**{name: self.job_name})
                 self.log.info("Asked SageMaker to stop %s, because its task was killed.", self.job_name)
             except ClientError as error:
                 self.log.info("Could not stop %s: %s", self.job_name, error)  # it had ended by itself
+
+
+def patient(trigger: SageMakerTrigger) -> StoppingSageMakerTrigger:
+    """The same wait, through our trigger."""
+    return StoppingSageMakerTrigger(**trigger.serialize()[1])
 
 
 class ReportLink(BaseOperatorLink):
@@ -108,9 +129,7 @@ class _AdoptsItsJob:
         return digest({"dag": run.dag_id, "run": run.run_id, "task": self.task_id, **self.fingerprint()})  # type: ignore[attr-defined]
 
     def execute(self, context: Context) -> dict[str, Any]:
-        from include.code_version import code_version
-
-        self.code_version = code_version()
+        self.code_version = code_version(self.domain)
         identity = self._identity(context)
         ordinal = 1
         while True:
@@ -151,13 +170,9 @@ class _AdoptsItsJob:
 
     def defer(self, *, trigger: SageMakerTrigger, method_name: str, timeout: datetime.timedelta | None = None, **kwargs: Any) -> None:
         """Every wait goes through the trigger that stops the job when the task is killed."""
-        stopping = StoppingSageMakerTrigger(**trigger.serialize()[1])
-        super().defer(trigger=stopping, method_name=method_name, timeout=timeout, **kwargs)  # type: ignore[misc]
+        super().defer(trigger=patient(trigger), method_name=method_name, timeout=timeout, **kwargs)  # type: ignore[misc]
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
-        from include.code_version import code_version
-
-        self.code_version = code_version()
         name = (event or {}).get("job_name")
         if event is None or name is None:
             raise AirflowException(f"the trigger ended without naming its job: {event}")
@@ -180,7 +195,7 @@ class _AdoptsItsJob:
         """Stops the job that this task started or adopted, when the task is killed in a worker."""
         if self._started_job:
             try:
-                getattr(self.hook.conn, f"stop_{self.job_kind.lower()}_job")(**{self.name_field: self._started_job})  # type: ignore[attr-defined]
+                getattr(self.hook.conn, _STOPPED_BY[self.job_kind.lower()][0])(**{self.name_field: self._started_job})  # type: ignore[attr-defined]
             except ClientError as error:
                 self.log.info("Could not stop %s: %s", self._started_job, error)  # type: ignore[attr-defined]
 

@@ -12,6 +12,7 @@ from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
 from airflow.sdk import Asset
 
 from include import settings as places
+from include.code_version import code_version
 from include.lifecycle.names import digest, package_group
 
 if TYPE_CHECKING:
@@ -48,8 +49,6 @@ class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
         self.evaluation = evaluation
 
     def execute(self, context: Context) -> dict[str, Any]:
-        from include.code_version import code_version
-
         place = places.current()
         gate = self.evaluation["gate"]
         reports = self.evaluation["reports"]
@@ -60,7 +59,7 @@ class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
             "as_of": self.run["as_of"],
             "dataset": self.dataset["uri"],
             "training_job": self.training["job"],
-            "code_version": code_version(),
+            "code_version": code_version(self.domain),
             "dag_run": f"{run.dag_id}/{run.run_id}",
             "gate": "passed" if gate["passed"] else "failed",
             "report": reports["report"],

@@ -226,7 +226,9 @@ class TestDeliveries:
         files = list(deliveries(simulation, damaged_share=0))
         assert [(file.day, file.table) for file in files] == sorted({(file.day, file.table) for file in files})
         for table in ("claims", "customers", "labels"):
-            landed = pd.concat([file.rows.assign(day=file.day) for file in files if file.table == table]).set_index("policy_id").sort_index()
+            landed = (
+                pd.concat([file.rows.assign(day=file.day) for file in files if file.table == table]).set_index("policy_id").sort_index()
+            )
             assert len(landed) == landed.index.nunique() == 20_000
             ends = pd.to_datetime(landed["day"]).dt.tz_localize("UTC") + timedelta(days=1)
             if table == "labels":
@@ -253,5 +255,3 @@ class TestDeliveries:
         different = (landed.astype(str) != truth.assign(fraud="").astype(str)).sum(axis=1)
         assert different.max() == 1
         assert 0.015 < (different == 1).mean() < 0.025
-
-

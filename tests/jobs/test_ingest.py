@@ -184,7 +184,8 @@ def test_encodings_harm_their_own_row_only() -> None:
 
 def test_repeats_and_contradictions_within_a_file() -> None:
     objects = MemoryStore()
-    body = payments("1,c,1,,2026-01-01,", "1,c,1.0,,2026-01-01,", "2,c,1,,2026-01-01,", "2,c,2,,2026-01-01,", "2,c,1,,2026-01-01,", "3,c,x,,2026-01-01,", "3,c,3,,2026-01-01,")
+    said = ["1,c,1", "1,c,1.0", "2,c,1", "2,c,2", "2,c,1", "3,c,x", "3,c,3"]
+    body = payments(*(f"{row},,2026-01-01," for row in said))
     result = ingested(objects, land(objects, "payments", "2026-01-02", "p.csv", body))["tables"]["payments"]
     assert result["reasons"] == {"amount: not a finite number": 1, "contradictory rows for one key": 3, "duplicate of a curated row": 1}
     assert [(row["payment"], row["amount"]) for row in curated(objects, "payments")] == [(1, 1.0), (3, 3.0)]

@@ -1,4 +1,5 @@
 """What the tests of the local SageMaker share: a real server process, tiny job scripts, boto3 clients."""
+# ruff: noqa: S310 - paths and addresses are our own
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ ROLE = f"arn:aws:iam::{ACCOUNT}:role/jobs"
 BUCKET = "sagemaker-tests"
 
 # One module that plays every part; which part, and how badly, it is told by arguments, hyperparameters and environment.
-TINY = '''
+TINY = """
 import asyncio, json, os, pathlib, signal, subprocess, sys, time
 
 base = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
@@ -115,7 +116,8 @@ async def answer(reader, writer):
                 if "x-amzn-sagemaker-custom-attributes" in headers:
                     extra = "X-Amzn-SageMaker-Custom-Attributes: seen-" + headers["x-amzn-sagemaker-custom-attributes"] + "\\r\\n"
                 reply = json.dumps({"model": name, "body": told[:100], "size": len(body), "pid": os.getpid(), "headers": headers}).encode()
-            writer.write((f"HTTP/1.1 {status} X\\r\\nContent-Type: application/json\\r\\n{extra}Content-Length: {len(reply)}\\r\\n\\r\\n").encode() + reply)
+            head = f"HTTP/1.1 {status} X\\r\\nContent-Type: application/json\\r\\n{extra}Content-Length: {len(reply)}\\r\\n\\r\\n"
+            writer.write(head.encode() + reply)
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()
@@ -137,7 +139,7 @@ if __name__ == "__main__":
         asyncio.run(serve())
     else:
         process(sys.argv[1:])
-'''
+"""
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20.0, what: str = "the condition") -> Any:
@@ -205,7 +207,9 @@ class Server:
         announced = self.state / "server.json"
         announced.unlink(missing_ok=True)
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(self.command(), cwd=ROOT, env=self.environment(), stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                self.command(), cwd=ROOT, env=self.environment(), stdout=log, stderr=log, start_new_session=True
+            )
         process = self.process
 
         def ready() -> bool:
@@ -215,14 +219,23 @@ class Server:
 
         wait_until(ready, 30, "the local SageMaker")
         self.url = json.loads(announced.read_text())["url"]
-        config = Config(retries={"max_attempts": 0}, max_pool_connections=64, read_timeout=70)
-        keys = {"region_name": REGION, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
-        self.sagemaker: Any = boto3.client("sagemaker", endpoint_url=self.url, config=config, **keys)
-        self.runtime: Any = boto3.client("sagemaker-runtime", endpoint_url=self.url, config=config, **keys)
-        self.s3: Any = boto3.client("s3", endpoint_url=self.aws_url, **keys)
-        self.logs: Any = boto3.client("logs", endpoint_url=self.aws_url, **keys)
-        self.cloudwatch: Any = boto3.client("cloudwatch", endpoint_url=self.aws_url, **keys)
+        self.sagemaker = self.client("sagemaker")
+        self.runtime = self.client("sagemaker-runtime")
+        self.s3 = self.client("s3")
+        self.logs = self.client("logs")
+        self.cloudwatch = self.client("cloudwatch")
         return self
+
+    def client(self, service: str, **config: Any) -> Any:
+        """A real boto3 client: of this server, or of MiniStack for everything else."""
+        return boto3.client(
+            service,  # type: ignore[call-overload]
+            endpoint_url=self.url if service.startswith("sagemaker") else self.aws_url,
+            config=Config(retries={"max_attempts": 0}, max_pool_connections=64, read_timeout=70, **config),
+            region_name=REGION,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
 
     def kill(self) -> None:
         assert self.process is not None
@@ -235,6 +248,7 @@ class Server:
         return self.process.wait(30)
 
     def close(self) -> None:
+        """End the server if it runs."""
         if self.process is not None and self.process.poll() is None:
             self.terminate()
 

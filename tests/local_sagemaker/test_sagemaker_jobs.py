@@ -50,7 +50,12 @@ def test_a_training_job_gets_what_is_documented_and_leaves_its_model(server: Ser
     assert report["argv"] == ["train"]
     assert report["config"]["hyperparameters.json"] == {"answer": "43"}
     assert report["config"]["inputdataconfig.json"] == {
-        "train": {"ContentType": "text/csv", "TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
+        "train": {
+            "ContentType": "text/csv",
+            "TrainingInputMode": "File",
+            "S3DistributionType": "FullyReplicated",
+            "RecordWrapperType": "None",
+        }
     }
     assert report["config"]["resourceconfig.json"]["hosts"] == ["algo-1"]
     assert report["checkpoints"] == ["step-1"]
@@ -172,7 +177,12 @@ def test_a_processing_job(server: Server) -> None:
         ProcessingInputs=[
             {
                 "InputName": "in",
-                "S3Input": {"S3Uri": f"s3://{BUCKET}/data/train/", "LocalPath": "/opt/ml/processing/in", "S3DataType": "S3Prefix", "S3InputMode": "File"},
+                "S3Input": {
+                    "S3Uri": f"s3://{BUCKET}/data/train/",
+                    "LocalPath": "/opt/ml/processing/in",
+                    "S3DataType": "S3Prefix",
+                    "S3InputMode": "File",
+                },
             }
         ],
         Environment={"GIVEN": "by the request"},
@@ -235,7 +245,9 @@ def test_of_twenty_creations_of_one_name_exactly_one_wins(server: Server) -> Non
 
 def test_lists_are_filtered_sorted_and_paged(server: Server) -> None:
     for number in range(5):
-        server.sagemaker.create_training_job(**server.training_request(f"page-{number}", HyperParameters={"act": "fail" if number == 3 else "learn"}))
+        server.sagemaker.create_training_job(
+            **server.training_request(f"page-{number}", HyperParameters={"act": "fail" if number == 3 else "learn"})
+        )
     for number in range(5):
         server.training_end(f"page-{number}")
 

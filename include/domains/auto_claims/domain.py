@@ -40,7 +40,9 @@ CLAIMS = Table(
     description="One claim a policy, as reported by the policyholder and the adjuster.",
     columns=(
         Column("policy_id", "integer", description="The policy, and, as a policy has one claim here, the claim."),
-        Column("driver_relationship", "string", description='Who drove: Self, Spouse, Child, Other; "N/A" where nobody did (break-in, theft).'),
+        Column(
+            "driver_relationship", "string", description='Who drove: Self, Spouse, Child, Other; "N/A" where nobody did (break-in, theft).'
+        ),
         Column("incident_type", "string", description="Collision, Break-in or Theft."),
         Column("collision_type", "string", description='Front, Rear or Side; "N/A" where there was no collision.'),
         Column("incident_severity", "string", description="Minor, Major or Totaled."),
@@ -74,7 +76,11 @@ CUSTOMERS = Table(
         Column("policy_state", "string", description="Two-letter state code."),
         Column("policy_deductable", "integer", description="Deductible, USD (spelt as in the source)."),
         Column("policy_annual_premium", "integer", description="USD."),
-        Column("policy_liability", "string", description="Limits per person / per accident in thousands of USD: 15/30, 25/50, 30/60 or 100/200."),
+        Column(
+            "policy_liability",
+            "string",
+            description="Limits per person / per accident in thousands of USD: 15/30, 25/50, 30/60 or 100/200.",
+        ),
         Column("customer_zip", "string"),
         Column("customer_gender", "string", description='Female, Male, Other or "Unkown" (spelt as in the source).'),
         Column("customer_education", "string"),

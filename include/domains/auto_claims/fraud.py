@@ -33,7 +33,7 @@ CHANGES: dict[str, str] = {
 """What may be planted from a day on: name → what happens."""
 
 BASE_SCORE = -4.68
-MOVED_BASE_SCORE = -6.15
+MOVED_BASE_SCORE = -5.4
 STAGED_SHARE = 0.02
 STORM_SHARE = 0.25
 
@@ -64,7 +64,12 @@ def scores(claims: pd.DataFrame, customers: pd.DataFrame, moved: bool = False) -
         + 0.3 * (claims["incident_dow"].to_numpy() >= 5)
     )
     if moved:
-        incident = 2.0 * (injuries > 0) + 1.8 * (vehicles >= 3) - 1.0 * (vehicles == 1) + 0.4 * (claims["incident_severity"] == "Totaled").to_numpy()
+        incident = (
+            1.4 * (injuries > 0)
+            + 1.2 * (vehicles >= 3)
+            - 1.0 * (vehicles == 1)
+            + 0.4 * (claims["incident_severity"] == "Totaled").to_numpy()
+        )
         return np.asarray(MOVED_BASE_SCORE + holder + statement + incident, dtype=float)
     incident = (
         -1.1 * (injuries > 0)
@@ -79,7 +84,12 @@ def scores(claims: pd.DataFrame, customers: pd.DataFrame, moved: bool = False) -
 def stage_collisions(claims: pd.DataFrame, customers: pd.DataFrame, rows: Array, rng: np.random.Generator) -> None:
     """Rewrites ``rows`` (positions) of both frames, in place, as staged rear-end collisions."""
     size = len(rows)
-    claims.loc[rows, ["driver_relationship", "incident_type", "collision_type", "incident_severity"]] = ["Self", "Collision", "Rear", "Minor"]
+    claims.loc[rows, ["driver_relationship", "incident_type", "collision_type", "incident_severity"]] = [
+        "Self",
+        "Collision",
+        "Rear",
+        "Minor",
+    ]
     claims.loc[rows, ["authorities_contacted", "police_report_available"]] = ["None", "No"]
     claims.loc[rows, ["num_vehicles_involved", "num_injuries", "num_witnesses"]] = [2, 2, 0]
     claims.loc[rows, "injury_claim"] = population.injury_claims(rng, size, factor=4.0)
@@ -91,7 +101,12 @@ def stage_collisions(claims: pd.DataFrame, customers: pd.DataFrame, rows: Array,
 def bring_storms(claims: pd.DataFrame, rows: Array, rng: np.random.Generator) -> None:
     """Rewrites ``rows`` (positions) in place as heavy single-vehicle collisions at night, with the police there."""
     size = len(rows)
-    claims.loc[rows, ["driver_relationship", "incident_type", "collision_type", "authorities_contacted"]] = ["Self", "Collision", "Front", "Police"]
+    claims.loc[rows, ["driver_relationship", "incident_type", "collision_type", "authorities_contacted"]] = [
+        "Self",
+        "Collision",
+        "Front",
+        "Police",
+    ]
     claims.loc[rows, ["num_vehicles_involved", "num_injuries", "num_witnesses"]] = [1, 0, 0]
     claims.loc[rows, "incident_severity"] = population.draw(rng, {"Major": 70, "Totaled": 30}, size)
     claims.loc[rows, "police_report_available"] = np.where(rng.random(size) < population.POLICE_REPORT["Collision"], "Yes", "No")

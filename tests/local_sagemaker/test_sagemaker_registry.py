@@ -1,0 +1,150 @@
+"""The model registry, and tags."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from typing import Any
+
+from sagemaker_lab import IMAGE, Server, error_of
+
+SPECIFICATION = {
+    "Containers": [{"Image": IMAGE, "ModelDataUrl": "s3://models/a.tar.gz"}],
+    "SupportedContentTypes": ["text/csv"],
+    "SupportedResponseMIMETypes": ["application/json"],
+}
+
+
+def register(server: Server, group: str, **more: Any) -> str:
+    arn: str = server.sagemaker.create_model_package(ModelPackageGroupName=group, InferenceSpecification=SPECIFICATION, **more)[
+        "ModelPackageArn"
+    ]
+    return arn
+
+
+def test_groups(server: Server) -> None:
+    sagemaker = server.sagemaker
+    arn = sagemaker.create_model_package_group(ModelPackageGroupName="claims", ModelPackageGroupDescription="Auto claims")[
+        "ModelPackageGroupArn"
+    ]
+    assert arn == "arn:aws:sagemaker:us-east-1:000000000000:model-package-group/claims"
+    code, message = error_of(lambda: sagemaker.create_model_package_group(ModelPackageGroupName="claims"))
+    assert code == "ValidationException"
+    assert message.startswith("Model Package Group already exists")
+    described = sagemaker.describe_model_package_group(ModelPackageGroupName=arn)
+    assert described["ModelPackageGroupDescription"] == "Auto claims"
+    assert described["ModelPackageGroupStatus"] == "Completed"
+    register(server, "claims")
+    assert error_of(lambda: sagemaker.delete_model_package_group(ModelPackageGroupName="claims"))[0] == "ConflictException"
+    sagemaker.delete_model_package(ModelPackageName=f"{arn.replace('-group', '')}/1")
+    assert register(server, "claims").endswith("model-package/claims/2")  # a version number is not used again
+    sagemaker.delete_model_package(ModelPackageName="claims/2")
+    sagemaker.delete_model_package_group(ModelPackageGroupName="claims")
+    assert error_of(lambda: sagemaker.describe_model_package_group(ModelPackageGroupName="claims"))[0] == "ValidationException"
+    assert error_of(lambda: register(server, "claims"))[0] == "ValidationException"
+    assert sagemaker.list_model_package_groups(NameContains="claims")["ModelPackageGroupSummaryList"] == []
+
+
+def test_a_version_says_everything_that_it_was_registered_with(server: Server) -> None:
+    sagemaker = server.sagemaker
+    sagemaker.create_model_package_group(ModelPackageGroupName="told")
+    source = {"ContentType": "application/json", "S3Uri": "s3://reports/r.json"}
+    request: dict[str, Any] = {
+        "ModelPackageDescription": "Versuch № 1",
+        "ModelMetrics": {"ModelQuality": {"Statistics": source}, "Bias": {"Report": source}},
+        "DriftCheckBaselines": {"ModelDataQuality": {"Statistics": source}, "Bias": {"ConfigFile": {"S3Uri": "s3://reports/c.json"}}},
+        "CustomerMetadataProperties": {"as_of": "2026-01-31T00:00:00Z", "code": "abc123"},
+        "MetadataProperties": {"CommitId": "abc123"},
+        "ModelApprovalStatus": "PendingManualApproval",
+        "SkipModelValidation": "All",
+    }
+    arn = register(server, "told", **request)
+    described = sagemaker.describe_model_package(ModelPackageName=arn)
+    assert {key: described[key] for key in request} == request
+    assert described["InferenceSpecification"] == SPECIFICATION
+    assert (described["ModelPackageGroupName"], described["ModelPackageVersion"]) == ("told", 1)
+    assert described["ModelPackageStatus"] == "Completed"
+    sagemaker.update_model_package(
+        ModelPackageArn=arn,
+        ModelApprovalStatus="Approved",
+        ApprovalDescription="Better by 3 %",
+        CustomerMetadataProperties={"approved_by": "ana"},
+        CustomerMetadataPropertiesToRemove=["code"],
+    )
+    described = sagemaker.describe_model_package(ModelPackageName=arn)
+    assert described["ModelApprovalStatus"] == "Approved"
+    assert described["ApprovalDescription"] == "Better by 3 %"
+    assert described["CustomerMetadataProperties"] == {"as_of": "2026-01-31T00:00:00Z", "approved_by": "ana"}
+    assert described["LastModifiedTime"] > described["CreationTime"]
+    assert error_of(lambda: sagemaker.update_model_package(ModelPackageArn=arn, ModelApprovalStatus="Maybe"))[0] == "ValidationException"
+    assert error_of(lambda: sagemaker.describe_model_package(ModelPackageName="told/9"))[0] == "ValidationException"
+
+
+def test_client_tokens_make_registration_repeatable(server: Server) -> None:
+    server.sagemaker.create_model_package_group(ModelPackageGroupName="repeated")
+    arn = register(server, "repeated", ClientToken="token-1")
+    assert register(server, "repeated", ClientToken="token-1") == arn
+    assert register(server, "repeated", ClientToken="token-2") != arn
+    assert error_of(lambda: register(server, "repeated", ClientToken="token-1", ModelPackageDescription="other"))[0] == "ConflictException"
+
+
+def test_versions_registered_at_once_are_numbered_without_gaps(server: Server) -> None:
+    server.sagemaker.create_model_package_group(ModelPackageGroupName="crowd")
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        arns = list(pool.map(lambda _: register(server, "crowd"), range(10)))
+    assert sorted(int(arn.rpartition("/")[2]) for arn in arns) == list(range(1, 11))
+
+
+def test_versions_are_listed_by_group_approval_and_time(server: Server) -> None:
+    sagemaker = server.sagemaker
+    sagemaker.create_model_package_group(ModelPackageGroupName="listed")
+    arns = [register(server, "listed", ModelApprovalStatus="Approved" if number % 2 else "Rejected") for number in range(12)]
+
+    def versions(**request: Any) -> list[int]:
+        pages = sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName="listed", **request)
+        return [item["ModelPackageVersion"] for page in pages for item in page["ModelPackageSummaryList"]]
+
+    assert versions() == list(range(1, 13))
+    assert versions(SortBy="CreationTime", SortOrder="Descending", PaginationConfig={"PageSize": 5}) == list(range(12, 0, -1))
+    assert versions(SortBy="Name", PaginationConfig={"PageSize": 5}) == list(range(1, 13))
+    assert versions(ModelApprovalStatus="Approved") == [2, 4, 6, 8, 10, 12]
+    first = sagemaker.list_model_packages(
+        ModelPackageGroupName="listed", ModelApprovalStatus="Approved", SortBy="CreationTime", SortOrder="Descending", MaxResults=1
+    )
+    assert first["ModelPackageSummaryList"][0]["ModelPackageArn"] == arns[-1]
+    assert "NextToken" in first
+    sixth = sagemaker.describe_model_package(ModelPackageName=arns[5])["CreationTime"]
+    assert versions(CreationTimeAfter=sixth) == list(range(7, 13))
+    assert sagemaker.list_model_packages(NameContains="listed")["ModelPackageSummaryList"] == []  # without a group: the unversioned ones
+    assert (
+        len(sagemaker.list_model_packages(NameContains="listed", ModelPackageType="Versioned", MaxResults=100)["ModelPackageSummaryList"])
+        == 12
+    )
+
+
+def test_unversioned_packages(server: Server) -> None:
+    sagemaker = server.sagemaker
+    sagemaker.create_model_package(ModelPackageName="single", InferenceSpecification=SPECIFICATION)
+    assert sagemaker.describe_model_package(ModelPackageName="single")["ModelPackageName"] == "single"
+    assert [item["ModelPackageName"] for item in sagemaker.list_model_packages(NameContains="single")["ModelPackageSummaryList"]] == [
+        "single"
+    ]
+    create = sagemaker.create_model_package
+    assert error_of(lambda: create(ModelPackageName="single", InferenceSpecification=SPECIFICATION))[0] == "ConflictException"
+    assert error_of(lambda: create(InferenceSpecification=SPECIFICATION))[0] == "ValidationException"
+
+
+def test_tags(server: Server) -> None:
+    sagemaker = server.sagemaker
+    arn = sagemaker.create_model_package_group(ModelPackageGroupName="tagged", Tags=[{"Key": "team", "Value": "fraud"}])[
+        "ModelPackageGroupArn"
+    ]
+    sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "team", "Value": "claims"}, {"Key": "stage", "Value": ""}])
+    assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "stage", "Value": ""}, {"Key": "team", "Value": "claims"}]
+    sagemaker.delete_tags(ResourceArn=arn, TagKeys=["team", "never there"])
+    assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "stage", "Value": ""}]
+    too_many = [{"Key": f"k{number}", "Value": "v"} for number in range(50)]
+    assert error_of(lambda: sagemaker.add_tags(ResourceArn=arn, Tags=too_many))[0] == "ValidationException"
+    assert len(sagemaker.list_tags(ResourceArn=arn)["Tags"]) == 1  # refused whole
+    sagemaker.delete_model_package_group(ModelPackageGroupName="tagged")
+    sagemaker.create_model_package_group(ModelPackageGroupName="tagged")
+    assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == []  # tags go with their resource
