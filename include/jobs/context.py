@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from include import domains
 from include.lifecycle.domain import Domain
 from include.stores.layout import Layout
-from include.stores.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from include.stores.objects import ObjectStore
 
 BUCKET_VARIABLE = "FRAUD_BUCKET"
 KMS_KEY_VARIABLE = "FRAUD_KMS_KEY"
@@ -33,6 +36,8 @@ class JobContext:
 
     @cached_property
     def objects(self) -> ObjectStore:
+        from include.stores.objects import ObjectStore  # boto3: an endpoint starts without it
+
         bucket = os.environ.get(BUCKET_VARIABLE)
         if not bucket:
             raise JobError(f"the environment variable {BUCKET_VARIABLE} is not set: it names the bucket the job reads and writes")

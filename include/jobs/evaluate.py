@@ -157,7 +157,7 @@ def _against(
 
 
 def _has_seen(model: model_file.Model, data: DatasetFile) -> bool:
-    last = max(part["last_event"] for part in model.description.training.values())
+    last: str = max(part["last_event"] for part in model.description.training.values())
     return str(data.summary()["first_event"]) < last
 
 

@@ -30,7 +30,7 @@ from include.stores.quarantine import QuarantineEntry
 
 _TRANSFERS = 8
 _NO_TEXT = pa.array([], pa.string())
-_NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
+_NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 @dataclass
@@ -74,9 +74,11 @@ class Intake:
     def take(self, deliveries: Iterable[Delivery], quality: QualityChecks) -> None:
         """Reads and checks these files; ``quality`` keeps what its suites found. JobError where a file is not there."""
         deliveries = list(deliveries)
+        first_call = not self.files
         for table in self._domain.landing_tables:
             mine = [delivery for delivery in deliveries if delivery.table == table.name]
-            self._check(table, self._read(table, mine), quality)
+            if mine or first_call:  # which makes the tables that the later steps read, with or without rows
+                self._check(table, self._read(table, mine), quality)
         if deliveries:
             self._connection.executemany(f"INSERT INTO {curation.PROCESSED} VALUES (?)", [[delivery.path] for delivery in deliveries])
 
@@ -135,25 +137,27 @@ class Intake:
         whole = [e for e in expectations if e.severity == FailureSeverity.CRITICAL and not is_about_single_rows(e)]
         if whole:
             for (index,) in self._connection.execute("SELECT DISTINCT _file FROM checked ORDER BY _file").fetchall():
-                self._expect_of_rows(table, whole, quality, f"_file = {index}", self.files[index])
+                self._expect_of_rows(table, whole, quality, f"_file = {index}", index)
         self._expect_of_rows(table, [e for e in expectations if e not in whole], quality, "true", None)
 
-    def _expect_of_rows(self, table: Table, expectations: Sequence[Expectation], quality: QualityChecks, where: str, file: FileInHand | None) -> None:
-        """Checks the rows ``where``; ``file``: whose they are, where table failures refuse it."""
+    def _expect_of_rows(
+        self, table: Table, expectations: Sequence[Expectation], quality: QualityChecks, where: str, index: int | None
+    ) -> None:
+        """Checks the rows ``where``; ``index``: the one file whose they are, which table failures then refuse."""
         rows = self._connection.sql(f"SELECT * FROM checked WHERE {where} ORDER BY _file, {RECORD}").to_arrow_table()
         if not expectations or rows.num_rows == 0:
             return
-        suite = table.name if file is None else f"{table.name}_{file.delivery.day}_{_NO_NAME.sub('_', file.delivery.file)}_{self.files.index(file)}"
+        suite = table.name if index is None else f"{index}_{_NO_NAME.sub('_', self.files[index].delivery.path)}"
         found = quality.check(_frame(rows.select(table.column_names)), suite, expectations)
         if found.errors:
             raise JobError(
                 f"expectations of table {table.name!r} cannot be evaluated: {'; '.join(found.errors)}. "
                 f"Mend include/domains/{self._domain.name}/expectations.py"
             )
-        if file is None:
+        if index is None:
             self.warnings[table.name] += found.warnings
         elif found.table_failures:
-            file.refuse("; ".join(found.table_failures))
+            self.files[index].refuse("; ".join(found.table_failures))
             self._connection.execute(f"DELETE FROM checked WHERE {where}")
             return
         failing = rows.select(["_file", RECORD, "_key"]).take(pa.array(list(found.row_failures), pa.int64())).to_pylist()

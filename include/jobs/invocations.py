@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,7 +131,7 @@ def _rows_of_instances(instances: list[Any], features: Sequence[str]) -> NDArray
         if isinstance(instance, dict):
             if unknown := [name for name in instance if name not in places]:
                 raise RequestError(f"instance {number}: the model has no feature {', '.join(map(_shown, unknown))}")
-            values = instance.items()
+            values: Iterable[tuple[str, Any]] = instance.items()
         elif isinstance(instance, list):
             if len(instance) != len(features):
                 raise RequestError(f"instance {number} has {len(instance)} values, but the model has {len(features)} features")

@@ -18,6 +18,7 @@ It forks only while it has one thread: a fork copies no other thread, and a lock
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -31,6 +32,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
@@ -263,7 +265,7 @@ def execute(request: Request) -> NoReturn:
         os._exit(127 if isinstance(error, FileNotFoundError) else 126)
 
 
-def run_module(request: Request) -> None:
+def run_module(request: Request) -> NoReturn:
     """``python -m MODULE ARGUMENTS`` in this already warm process; ends it as the interpreter would."""
     environment = request["env"]
     buffered = not environment.get("PYTHONUNBUFFERED")
@@ -282,7 +284,37 @@ def run_module(request: Request) -> None:
     if random is not None:
         random.seed()  # a fork repeats its parent's sequence: two jobs must not draw the same numbers
     sys.argv = [request["module"], *request["argv"]]
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    finish(run_as_main(request["module"]))
+
+
+def run_as_main(module: str) -> int:
+    """Run the module as ``__main__``; the exit code that the interpreter would give, with what it would print."""
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return (ended.code or 0) & 0xFF
+        print(ended.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
+        trace = error.__traceback__.tb_next if error.__traceback__ else None  # without this function's own frame
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def finish(code: int) -> NoReturn:
+    """End the process as multiprocessing ends its forks: threads, exit handlers, streams, and then at once.
+
+    Tearing down an interpreter that was inherited warm would touch, and so copy, every page of its parent: more than a second
+    for a process that has nothing left to do.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def probe() -> str:

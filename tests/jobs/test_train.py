@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from dataset_parts import FIRST_DAY, events, train_in, without, write_channels, 
 from include.jobs import model_file
 from include.jobs.__main__ import main
 from include.jobs.dataset_file import DatasetFile
-from include.jobs.train import Hyperparameters
+from include.jobs.train import Hyperparameters, train, useful_threads
 from include.lifecycle.calibration import expected_calibration_error
 from include.lifecycle.metrics import average_precision, roc_auc
 
@@ -72,6 +73,19 @@ def test_the_same_data_and_seed_give_the_same_bytes(tmp_path: Path) -> None:
     assert [[path.read_bytes() for path in sorted(folder.iterdir())] for folder in folders[:1]] == [
         [path.read_bytes() for path in sorted(folder.iterdir())] for folder in folders[1:]
     ]
+
+
+def test_the_number_of_threads_does_not_change_the_model(root: Path) -> None:
+    write_hyperparameters(root, num_boost_round=30)
+    hyperparameters = Hyperparameters.read(root / "input" / "config" / "hyperparameters.json")
+    training, validation = (DatasetFile("channel", events(600, seed)) for seed in (1, 2))
+    one, two = (train(hyperparameters, training, validation, threads).model.booster.save_raw("ubj") for threads in (1, 2))
+    assert one == two
+
+
+def test_threads_are_no_more_than_the_data_can_use() -> None:
+    assert useful_threads(500_000) == 1
+    assert 1 <= useful_threads(10**12) <= (os.cpu_count() or 1)
 
 
 def test_another_seed_gives_another_model(root: Path) -> None:

@@ -30,7 +30,7 @@ BUCKET = "sagemaker-tests"
 
 # One module that plays every part; which part, and how badly, it is told by arguments, hyperparameters and environment.
 TINY = """
-import asyncio, json, os, pathlib, signal, subprocess, sys, time
+import asyncio, atexit, json, os, pathlib, signal, subprocess, sys, threading, time
 
 base = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
 
@@ -70,6 +70,21 @@ def train():
         (base / "checkpoints/step-2").write_text("2")
     print("[1]#train-auc:0.7\\tvalidation-auc:0.81", flush=True)
     print("[2]#train-auc:0.8\\tvalidation-auc:0.93", file=sys.stderr)
+
+
+def end(how):
+    def later():
+        time.sleep(0.2)
+        print("the thread ended")
+
+    atexit.register(print, "the exit handler ran")
+    threading.Thread(target=later).start()
+    if how == "raise":
+        raise ValueError("seven is not eight")
+    if how == "message":
+        sys.exit("that is why")
+    if how == "number":
+        sys.exit(41)
 
 
 def process(arguments):
@@ -135,6 +150,8 @@ async def serve():
 if __name__ == "__main__":
     if sys.argv[1] == "train":
         train()
+    elif sys.argv[1] == "end":
+        end(sys.argv[2])
     elif sys.argv[1] == "serve":
         asyncio.run(serve())
     else:

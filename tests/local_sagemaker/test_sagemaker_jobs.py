@@ -114,6 +114,20 @@ def test_a_command_that_does_not_exist_fails_the_job(server: Server) -> None:
     assert "No such file" in (server.state / "jobs/training/no-command/output.log").read_text()
 
 
+@pytest.mark.parametrize("image", [IMAGE, PRELOADED_IMAGE])
+@pytest.mark.parametrize(
+    ("how", "code", "said"), [("raise", 1, "ValueError: seven is not eight"), ("message", 1, "that is why"), ("number", 41, "")]
+)
+def test_a_warm_process_ends_as_a_fresh_interpreter_would(server: Server, image: str, how: str, code: int, said: str) -> None:
+    name = f"end-{how}-{'warm' if image == PRELOADED_IMAGE else 'cold'}"
+    algorithm = {"TrainingImage": image, "TrainingInputMode": "File", "ContainerArguments": ["end", how]}
+    assert server.train(name, AlgorithmSpecification=algorithm)["FailureReason"] == f"AlgorithmError: , exit code: {code}"
+    log = (server.state / f"jobs/training/{name}/output.log").read_text()
+    assert said in log
+    assert "preload.py" not in log
+    assert log.index("the thread ended") < log.index("the exit handler ran")
+
+
 def test_entrypoint_and_arguments_follow_docker(server: Server) -> None:
     algorithm = {"TrainingImage": IMAGE, "TrainingInputMode": "File"}
     script = "import os, pathlib; pathlib.Path('/opt/ml/model/a.txt').write_text('from /opt/ml' + os.environ['WHERE'])"

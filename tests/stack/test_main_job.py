@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from include.laptop.airflow_api import AirflowApi
 from include.laptop.demo import Demo
+from include.laptop.processes import StackError
 from include.laptop.stack import Stack
 from include.stores.layout import Layout
 from include.stores.partitions import Partitions
 from include.stores.registry import ModelRegistry
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
 
 
@@ -94,32 +100,108 @@ def test_ingesting_the_same_delivery_again_changes_nothing(main_job: Demo) -> No
     assert [Partitions(main_job.objects, prefix).versions() for prefix in sets] == before
 
 
-def test_a_killed_task_stops_its_job_and_clearing_finishes_the_run(main_job: Demo) -> None:
-    """A person marks the deferred training as failed: the job is stopped. Clearing the task starts the next one, and the run ends well."""
+def test_a_run_killed_at_every_task_and_cleared_finishes_with_the_same_result(main_job: Demo) -> None:
+    """Each task in turn is marked failed while it runs or is deferred, then cleared with what follows. Same as-of, so same data set and model."""
     dag_id = "auto_claims.train_model"
-    api, sagemaker = main_job.api, main_job.stack.client("sagemaker")
-    run = api.trigger(dag_id, {"as_of": "2026-03-16T00:00:00Z", "approval": "ask"})
-    name = wait_for(lambda: running_job(sagemaker, known=set()), 120)
-    task = next(
-        task.task_id
-        for task in api.tasks(dag_id, run)
-        if task.state in {"running", "deferred", "queued"} and task.task_id in name.replace("-", "_")
-    )
-    wait_for(lambda: any(each.task_id == task and each.state == "deferred" for each in api.tasks(dag_id, run)), 60)
-    api._call("PATCH", f"/dags/{dag_id}/dagRuns/{run}/taskInstances/{task}", json={"new_state": "failed"})
-    wait_for(lambda: status_of(sagemaker, name) in {"Stopped", "Completed"}, 60)
-    api._call(
-        "POST",
-        f"/dags/{dag_id}/clearTaskInstances",
-        json={"dry_run": False, "dag_run_id": run, "only_failed": False, "task_ids": [task], "include_downstream": True},
-    )
-    wait_for(lambda: any(each.task_id == "ask_for_approval" and each.state == "awaiting_input" for each in api.tasks(dag_id, run)), 300)
+    api = main_job.api
+    first = api.runs(dag_id)[0]["dag_run_id"]
+    run = api.trigger(dag_id, {"as_of": "2026-03-17T00:00:00Z", "approval": "ask"})
+    jobs = {"build_dataset", "train", "evaluate"}
+    killed: dict[str, str] = {}
+    deadline = time.monotonic() + 600
+    while not any(task.task_id == "ask_for_approval" and task.state == "awaiting_input" for task in api.tasks(dag_id, run)):
+        assert time.monotonic() < deadline, (killed, api.tasks(dag_id, run))
+        for task in api.tasks(dag_id, run):
+            wanted = "deferred" if task.task_id in jobs else "running"
+            if task.task_id not in killed and task.state == wanted:
+                job = running_job(main_job.stack.client("sagemaker")) if task.task_id in jobs else None
+                api._call("PATCH", f"/dags/{dag_id}/dagRuns/{run}/taskInstances/{task.task_id}", json={"new_state": "failed"})
+                killed[task.task_id] = job or ""
+                time.sleep(2)  # the worker learns of it with its next heartbeat
+                clear(api, dag_id, run, task.task_id)
+        time.sleep(0.1)
+    assert jobs <= set(killed)
+    for task, job in killed.items():
+        if job:
+            status = wait_for(lambda job=job: status_of(main_job.stack.client("sagemaker"), job), 60)
+            assert status in {"Stopped", "Stopping", "Completed"}, f"killing {task} left {job} {status}"
+
+    again, before = ({task: api.xcom(dag_id, each, task) for task in ("build_dataset", "train", "evaluate")} for each in (run, first))
+    assert again["train"]["metrics"] == before["train"]["metrics"]
+    assert again["evaluate"]["metrics"] == before["evaluate"]["metrics"]
+    for part in ("train", "validation", "test"):
+        one, other = (
+            main_job.objects.get(main_job.objects.key(each["build_dataset"]["uri"]) + f"{part}.parquet") for each in (again, before)
+        )
+        assert one == other
+
     answer = f"/dags/{dag_id}/dagRuns/{run}/taskInstances/ask_for_approval/-1/hitlDetails"
-    api._call("PATCH", answer, json={"chosen_options": ["Reject"], "params_input": {}})
+    denied = AirflowApi(main_job.stack.url("airflow"), "admin", main_job.stack.file.passwords["admin"])
+    with pytest.raises(StackError, match="403"):
+        denied._call("PATCH", answer, json={"chosen_options": ["Reject"], "params_input": {}})
+    approver = AirflowApi(main_job.stack.url("airflow"), "claims_lead", main_job.stack.file.passwords["claims_lead"])
+    approver._call("PATCH", answer, json={"chosen_options": ["Reject"], "params_input": {}})
     assert api.follow(dag_id, run, 120, lambda _: None) == "success"
-    package = sagemaker.describe_model_package(ModelPackageName=api.xcom(dag_id, run, "register")["model_package"])
+    arn = api.xcom(dag_id, run, "register")["model_package"]
+    package = main_job.stack.client("sagemaker").describe_model_package(ModelPackageName=arn)
     assert package["ModelApprovalStatus"] == "Rejected"
-    assert "Rejected by" in package["ApprovalDescription"]
+    assert "claims_lead" in package["ApprovalDescription"]
+
+
+def test_a_backfill_retrains_history_and_touches_nothing_live(main_job: Demo) -> None:
+    dag_id = "auto_claims.train_model"
+    sagemaker = main_job.stack.client("sagemaker")
+    registry = ModelRegistry(sagemaker)
+    live = registry.live("auto_claims")
+    command = ["backfill", "create", "--dag-id", dag_id, "--from-date", "2026-03-01", "--to-date", "2026-05-01", "--max-active-runs", "2"]
+    subprocess.run(
+        [sys.executable, "-m", "airflow", *command], env=main_job.stack.airflow_environment, cwd=ROOT, check=True, capture_output=True
+    )
+    runs = wait_for(lambda: finished_backfill(main_job, dag_id, 3), 600)
+    assert {run["state"] for run in runs} == {"success"}
+    found = sagemaker.list_model_packages(ModelPackageGroupName="auto-claims-history")["ModelPackageSummaryList"]
+    as_of = {registry.package(entry["ModelPackageArn"]).metadata["as_of"] for entry in found}
+    assert as_of == {"2026-03-01T06:00:00Z", "2026-04-01T06:00:00Z", "2026-05-01T06:00:00Z"}
+    assert registry.live("auto_claims") == live
+    for run in runs:
+        states = {task.task_id: task.state for task in main_job.api.tasks(dag_id, run["dag_run_id"])}
+        assert states["ask_for_approval"] == states["approve"] == states["reject"] == "skipped"
+
+
+def test_a_deployment_that_fails_its_smoke_test_returns_to_the_previous_model(main_job: Demo) -> None:
+    """An approved package whose smoke test expects other scores: the endpoint takes it, fails the test, and goes back."""
+    sagemaker = main_job.stack.client("sagemaker")
+    registry = ModelRegistry(sagemaker)
+    live = registry.live("auto_claims")
+    good = sagemaker.describe_model_package(ModelPackageName=main_job.summary["model_package"])
+    metadata = dict(good["CustomerMetadataProperties"])
+    expected = main_job.objects.get_json(main_job.objects.key(metadata["smoke_test"]))
+    wrong = {**expected, "scores": [1 - score for score in expected["scores"]]}
+    metadata["smoke_test"] = main_job.objects.put_json("auto_claims/reports/evaluate/wrong/smoke_test.json", wrong)
+    arn = sagemaker.create_model_package(
+        ModelPackageGroupName="auto-claims",
+        InferenceSpecification=good["InferenceSpecification"],
+        ModelApprovalStatus="Approved",
+        CustomerMetadataProperties=metadata,
+    )["ModelPackageArn"]
+    dag_id = "auto_claims.deploy_model"
+    run = main_job.api.trigger(dag_id, {"model_package": arn})
+    assert main_job.api.follow(dag_id, run, 300, lambda _: None) == "failed"
+    states = {task.task_id: task.state for task in main_job.api.tasks(dag_id, run)}
+    assert states["smoke_test"] == "failed"
+    assert states["return_to_previous"] == "success"
+    assert registry.live("auto_claims") == live
+    sagemaker.update_model_package(ModelPackageArn=arn, ModelApprovalStatus="Rejected")
+
+
+def test_everything_is_still_there_after_down_and_up(main_job: Demo) -> None:
+    main_job.stack.down()
+    assert not [name for name in main_job.stack.processes.names() if main_job.stack.processes.process(name)]
+    main_job.stack.up()
+    registry = ModelRegistry(main_job.stack.client("sagemaker"))
+    live = wait_for(lambda: (found := registry.live("auto_claims")) and found.status == "InService" and found, 60)
+    assert live.model_package == main_job.summary["model_package"]
+    assert main_job._score("auto-claims-endpoint")["p50"] > 0
 
 
 def test_no_connection_left_the_machine(main_job: Demo, connection_record) -> None:
@@ -139,14 +221,29 @@ def list_jobs(stack: Stack) -> list[str]:
     return training + processing
 
 
-def running_job(sagemaker: Any, known: set[str]) -> str | None:
+def running_job(sagemaker: Any) -> str | None:
     for job in sagemaker.list_training_jobs(StatusEquals="InProgress")["TrainingJobSummaries"]:
-        if job["TrainingJobName"] not in known:
-            return str(job["TrainingJobName"])
+        return str(job["TrainingJobName"])
     for job in sagemaker.list_processing_jobs(StatusEquals="InProgress")["ProcessingJobSummaries"]:
-        if job["ProcessingJobName"] not in known:
-            return str(job["ProcessingJobName"])
+        return str(job["ProcessingJobName"])
     return None
+
+
+def clear(api: AirflowApi, dag_id: str, run: str, task: str) -> None:
+    what = {
+        "dry_run": False,
+        "dag_run_id": run,
+        "only_failed": False,
+        "task_ids": [task],
+        "include_downstream": True,
+        "reset_dag_runs": True,
+    }
+    api._call("POST", f"/dags/{dag_id}/clearTaskInstances", json=what)
+
+
+def finished_backfill(demo: Demo, dag_id: str, count: int) -> list[dict[str, Any]]:
+    runs = [run for run in demo.api.runs(dag_id) if run["run_type"] == "backfill" and run["state"] in {"success", "failed"}]
+    return runs if len(runs) == count else []
 
 
 def status_of(sagemaker: Any, name: str) -> str:
