@@ -238,7 +238,7 @@ class Stack:
         if catalogue().failures:
             for folder, failure in catalogue().failures.items():
                 print(f"\033[41;97m domain {folder} does not load, its DAGs are missing \033[0m\n{failure}", file=sys.stderr)
-        self._write_files()
+        self.write_files()
         services = {service.name: service for service in self.services}
         aws = [services.pop("ministack"), services.pop("sagemaker")]
         for service in aws:
@@ -261,7 +261,7 @@ class Stack:
             self.processes.stop(name)
         return stopped
 
-    def _write_files(self) -> None:
+    def write_files(self) -> None:
         (self.home / "airflow").mkdir(parents=True, exist_ok=True)
         image = {
             "command": [sys.executable, "-m", "include.jobs"],

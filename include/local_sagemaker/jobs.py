@@ -16,7 +16,7 @@ import shutil
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -159,7 +159,12 @@ class Job(ABC):
         followed = self.services.shipper.follow(self.log_file, self.group, stream, self.read_line)
         try:
             self.started()
-            code = self._watch(self.services.launcher.start(image, command))
+            process = self.services.launcher.start(image, command)
+            try:
+                code = self._watch(process)
+            finally:
+                if process.exit_code is None:  # something went wrong here: the process must not outlive its job
+                    process.kill()
             self.sync()
         finally:
             self.services.shipper.finish(followed)
@@ -193,12 +198,15 @@ class Job(ABC):
                 process.kill()
                 kill_at = None
             if moment >= next_sync:
-                self.sync()
+                try:
+                    self.sync()
+                except (JobFailed, ClientError, BotoCoreError) as error:
+                    log.warning("%s job %s: what it writes could not be copied yet, trying again: %s", self.kind, self.name, error)
                 next_sync = moment + SYNC_SECONDS
 
     # helpers of both kinds
 
-    def change(self, update: Any) -> Document:
+    def change(self, update: Callable[[Document], None]) -> Document:
         """Change the stored job; returns its document."""
 
         def apply(resource: Resource) -> None:

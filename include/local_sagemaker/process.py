@@ -173,6 +173,8 @@ class _Parent:
         if event["event"] == "ready":
             self.answer = event
             self._ready.set()
+            for module, why in event["failed"].items():
+                log.warning("module %s cannot be preloaded: %s", module, why)
         elif event["event"] == "started":
             self._processes[event["id"]].pid = event["pid"]
         else:

@@ -1,8 +1,7 @@
 """Moving data between S3 and job directories, by the rules that SageMaker documents.
 
 ``S3Prefix`` is a string prefix: every object whose key begins with it, placed by its key relative to the prefix. A
-``ManifestFile`` lists a prefix and keys relative to it. Archives are unpacked with tarfile's ``data`` filter, which
-refuses members outside the target, devices and dangerous links.
+``ManifestFile`` lists a prefix and keys relative to it. Of archives, regular files and folders inside the target are unpacked, and any other member is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import boto3
+from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -138,8 +138,11 @@ class Storage:
         self._client.download_file(location.bucket, location.key, str(place), Config=self._transfer)
 
     def upload_file(self, path: Path, location: Location) -> None:
-        """Put one file."""
-        self._client.upload_file(str(path), location.bucket, location.key, Config=self._transfer)
+        """Put one file; JobFailed if S3 does not take it."""
+        try:
+            self._client.upload_file(str(path), location.bucket, location.key, Config=self._transfer)
+        except (ClientError, BotoCoreError, Boto3Error) as error:
+            raise JobFailed(f"ClientError: Failed to upload to {location}: {error}") from error
 
     def delete(self, location: Location) -> None:
         """Remove one object."""
@@ -193,10 +196,17 @@ def pack(directory: Path, archive: Path) -> None:
 
 
 def unpack(archive: Path, directory: Path) -> None:
-    """Unpack a tar archive safely; JobFailed on a member that is not safe or an archive that is not one."""
+    """Unpack a tar archive safely; JobFailed on a member that is not safe or an archive that is not one.
+
+    By hand, because tarfile's own ``data`` filter is missing before Python 3.11.4, and Debian 12 has 3.11.2.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    root = directory.resolve()
     try:
         with tarfile.open(archive, "r:*") as tar:
-            tar.extractall(directory, filter="data")
+            for member in tar:
+                if not (member.isfile() or member.isdir()) or not (root / member.name).resolve().is_relative_to(root):
+                    raise tarfile.ExtractError(f"{member.name!r} is no regular file or folder inside the archive")
+                tar.extract(member, root, set_attrs=False)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise JobFailed(f"ClientError: Failed to extract model data archive {archive.name}: {error}") from error

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,8 +91,10 @@ class LocalSageMaker:
         """End jobs and endpoints, ship what is left, close the store."""
         grace = self.settings.shutdown_grace_seconds
         self._metrics.close()
-        self._endpoints.close(grace)
+        ending = threading.Thread(target=self._endpoints.close, args=(grace,))
+        ending.start()
         self._runner.close(grace + 5)
+        ending.join()
         self._services.shipper.close()
         self._workers.shutdown(wait=True)
         self._launcher.close()
@@ -162,7 +165,8 @@ def _stop(web: uvicorn.Server) -> None:
 
 
 def announce(path: Path, host: str, port: int) -> None:
-    """Write ``server.json`` at once and whole."""
+    """Write ``server.json`` at once and whole: the pid, and an address at which this machine reaches the server."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - translated, not listened on
     address = f"[{host}]" if ":" in host else host
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"pid": os.getpid(), "url": f"http://{address}:{port}"}), "utf-8")

@@ -215,7 +215,6 @@ class _AdoptsItsJob:
         place = places.current()
         environment = {
             "FRAUD_BUCKET": place.bucket,
-            "FRAUD_CODE_VERSION": self.code_version,
             "GX_ANALYTICS_ENABLED": "false",
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait do not spin: on a busy machine that is most of a training's time
         }

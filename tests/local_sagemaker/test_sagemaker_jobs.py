@@ -160,6 +160,12 @@ def test_a_job_that_ignores_sigterm_is_killed_when_its_time_is_over(server: Serv
     assert 1.9 < time.monotonic() - started < 6  # 1 s to run, 1 s between SIGTERM and SIGKILL (--job-stop-grace)
 
 
+def test_output_that_s3_does_not_take_fails_the_job(server: Server) -> None:
+    job = server.train("no-bucket", OutputDataConfig={"S3OutputPath": "s3://no-such-bucket-here/out"})
+    assert job["TrainingJobStatus"] == "Failed"
+    assert job["FailureReason"].startswith("ClientError: Failed to upload to s3://no-such-bucket-here/out/no-bucket/output/")
+
+
 def test_uncompressed_output(server: Server) -> None:
     job = server.train("plain", OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/out/", "CompressionType": "NONE"})
     assert job["ModelArtifacts"]["S3ModelArtifacts"] == f"s3://{BUCKET}/out/plain/output/model/"
