@@ -26,7 +26,7 @@ from airflow.sdk import Param, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 from sagemaker_lifecycle.defaults import Tag, dag_settings
 from sagemaker_lifecycle.endpoints import BringEndpointToOperator, ModelFromPackageOperator, SingleVariantConfigOperator
-from sagemaker_lifecycle.tasks import plan_deployment, run_smoke_test
+from sagemaker_lifecycle.tasks import kept_for_the_run, plan_deployment, run_smoke_test
 
 from include import assets
 from include.domains import catalogue
@@ -50,12 +50,13 @@ def deploy_model(domain: Domain) -> None:
         schedule=[assets.approved_model(domain.name)],
         params=PARAMS,
         max_active_runs=1,  # an endpoint takes one change at a time
-        **dag_settings(domain, Tag.SERVING, __doc__, deadline=timedelta(hours=1)),
+        **dag_settings(domain, Tag.SERVING, __doc__, late_by=timedelta(hours=1)),
     )
     def build() -> None:
         @task(multiple_outputs=True)
         def plan() -> dict[str, str]:
-            return plan_deployment(domain, get_current_context())
+            context = get_current_context()
+            return kept_for_the_run(context, lambda: plan_deployment(domain, context))
 
         planned = plan()
         create_model = ModelFromPackageOperator(task_id="create_model", domain=domain.name, model_package=planned["model_package"])

@@ -63,7 +63,7 @@ def ingest_data(domain: Domain) -> None:
         else None,
         params=PARAMS,
         max_active_runs=1,  # two runs would rewrite the same partitions
-        **dag_settings(domain, Tag.DATA, __doc__, deadline=timedelta(hours=3)),
+        **dag_settings(domain, Tag.DATA, __doc__, late_by=timedelta(hours=3)),
     )
     def build() -> None:
         @task(multiple_outputs=True)

@@ -34,7 +34,7 @@ from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, t
 from sagemaker_lifecycle.defaults import Tag, alert, dag_settings
 from sagemaker_lifecycle.jobs import DomainProcessingOperator, DomainTrainingOperator
 from sagemaker_lifecycle.registry import RegisterModelOperator, SetApprovalOperator
-from sagemaker_lifecycle.tasks import approval_route, resolve_run
+from sagemaker_lifecycle.tasks import approval_route, kept_for_the_run, resolve_run
 
 from include import assets
 from include.domains import catalogue
@@ -64,12 +64,13 @@ def train_model(domain: Domain) -> None:
         schedule=CronTriggerTimetable(domain.schedules.train, timezone="UTC"),
         params=PARAMS,
         max_active_runs=4,
-        **dag_settings(domain, Tag.MODEL, __doc__, deadline=timedelta(hours=6)),
+        **dag_settings(domain, Tag.MODEL, __doc__, late_by=timedelta(hours=6)),
     )
     def build() -> None:
         @task(multiple_outputs=True)
         def resolve_as_of() -> dict:
-            return resolve_run(domain, get_current_context())
+            context = get_current_context()
+            return kept_for_the_run(context, lambda: resolve_run(domain, context))
 
         run = resolve_as_of()
 

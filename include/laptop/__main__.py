@@ -86,7 +86,7 @@ def _up(_: argparse.Namespace) -> int:
 
     stack = Stack(_current())
     stack.up()
-    print(f"Airflow: {stack.url('airflow')}  user admin, password in {stack.home}/airflow/passwords.json")
+    print(f"Airflow: {stack.url('airflow')}  {stack.login}")
     return 0
 
 

@@ -19,7 +19,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,21 +85,25 @@ def make_secrets(project: Path, volume: Path) -> None:
     """Completes ``project/.env`` and writes the volume's files. A lost ``.env`` is restored from the volume, because the database keeps its
     password."""
     variables = project / ".env"
-    known = {**read_variables(volume / "env"), **read_variables(variables)}
-    made = Secrets.complete(known, users())
-    text = "".join(f"{name}={value}\n" for name, value in made.values.items())
-    if read_variables(variables) != made.values:
+    written = read_variables(variables)
+    made = Secrets.complete({**read_variables(volume / "env"), **written}, users())
+    if more := {name: value for name, value in made.values.items() if written.get(name) != value}:
+        before = variables.read_text(encoding="utf-8").rstrip("\n") + "\n" if variables.is_file() else ""
         owner = project.stat()
-        _write(variables, text, owner.st_uid, owner.st_gid)
+        _write(variables, before + _lines(more), owner.st_uid, owner.st_gid)
         print("secrets made: they are in .env, Airflow's passwords as AIRFLOW_PASSWORD_<USER>", flush=True)
     passwords_file = volume / "passwords.json"
     configuration = io.StringIO()
     made.airflow_configuration(users(), passwords_file).write(configuration)
     os.chown(volume, 0, 0)
-    _write(volume / "env", text, 0, 0)
+    _write(volume / "env", _lines(made.values), 0, 0)
     _write(volume / "postgres_password", made.values["POSTGRES_PASSWORD"], 0, 0)
     _write(volume / "airflow.cfg", configuration.getvalue(), AIRFLOW_USER, AIRFLOW_USER)
     _write(passwords_file, json.dumps(made.passwords(users())), AIRFLOW_USER, AIRFLOW_USER)
+
+
+def _lines(variables: Mapping[str, str]) -> str:
+    return "".join(f"{name}={value}\n" for name, value in variables.items())
 
 
 def _write(path: Path, text: str, user: int, group: int) -> None:
@@ -116,7 +119,8 @@ def _write(path: Path, text: str, user: int, group: int) -> None:
 class ContainerStack(Stack):
     """The same stack as ``docker compose up`` runs it: the services are other containers, found under the names that compose gives them.
 
-    ``SERVICE_URLS`` (JSON, service → URL) says where; ``passwords_file`` is the one that ``secrets`` made.
+    ``SERVICE_URLS`` (JSON, service → URL) says where, ``BROWSER_URLS`` where the host sees them; ``passwords_file`` is the one that
+    ``secrets`` made.
     """
 
     def __init__(self, home: Path, passwords_file: Path) -> None:
@@ -126,13 +130,17 @@ class ContainerStack(Stack):
         self.settings = current()
         self._passwords_file = passwords_file
 
-    @cached_property
-    def _urls(self) -> dict[str, str]:
-        urls: dict[str, str] = json.loads(os.environ["SERVICE_URLS"])
-        return urls
-
     def url(self, service: str) -> str:
-        return self._urls[service]
+        found: str = json.loads(os.environ["SERVICE_URLS"])[service]
+        return found
+
+    def browser_url(self, service: str) -> str:
+        found: str = json.loads(os.environ["BROWSER_URLS"])[service]
+        return found
+
+    @property
+    def login(self) -> str:
+        return f"user admin, password in .env ({_PASSWORD}ADMIN)"
 
     @property
     def file(self) -> StackFile:

@@ -105,13 +105,13 @@ class Demo:
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
             "invoke_ms": scored,
             "report": self.stack_url(evaluation["reports"]["report"]),
-            "airflow": self.stack.url("airflow"),
+            "airflow": self.stack.browser_url("airflow"),
         }
         self._show(summary)
         return summary
 
     def stack_url(self, uri: str) -> str:
-        return uri.replace("s3://", f"{self.stack.url('ministack')}/")
+        return uri.replace("s3://", f"{self.stack.browser_url('ministack')}/")
 
     @contextmanager
     def _stage(self, name: str, title: str) -> Iterator[None]:
@@ -172,7 +172,7 @@ class Demo:
 
         if self.api.follow(dag_id, run_id, RUN_SECONDS, show) != "success":
             tails = [self.api.log(dag_id, run_id, task.task_id, task.try_number)[-3000:] for task in failed[:1]]
-            page = f"{self.stack.url('airflow')}/dags/{dag_id}/runs/{run_id}"
+            page = f"{self.stack.browser_url('airflow')}/dags/{dag_id}/runs/{run_id}"
             raise StackError("\n".join([f"{dag_id} failed in {', '.join(task.task_id for task in failed)}: {page}", *tails]))
         return run_id
 
@@ -213,7 +213,7 @@ class Demo:
             ("model package", summary["model_package"]),
             ("endpoint", summary["endpoint"]),
             ("evaluation", summary["report"]),
-            ("Airflow", f"{summary['airflow']}  user admin, password in {self.stack.home}/airflow/passwords.json"),
+            ("Airflow", f"{summary['airflow']}  {self.stack.login}"),
         ):
             self.console.print(f"{name:14} {value}", soft_wrap=True, highlight=False)
 

@@ -95,6 +95,15 @@ class Stack:
     def url(self, service: str) -> str:
         return f"http://127.0.0.1:{self.file.ports[service]}"
 
+    def browser_url(self, service: str) -> str:
+        """The same for a person's browser."""
+        return self.url(service)
+
+    @property
+    def login(self) -> str:
+        """Where a person finds the password."""
+        return f"user admin, password in {self.home}/airflow/passwords.json"
+
     @property
     def aws_environment(self) -> dict[str, str]:
         """How boto3 finds this stack instead of AWS."""

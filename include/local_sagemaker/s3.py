@@ -1,7 +1,8 @@
 """Moving data between S3 and job directories, by the rules that SageMaker documents.
 
 ``S3Prefix`` is a string prefix: every object whose key begins with it, placed by its key relative to the prefix. A
-``ManifestFile`` lists a prefix and keys relative to it. Of archives, regular files and folders inside the target are unpacked, and any other member is refused.
+``ManifestFile`` lists a prefix and keys relative to it. Of archives, regular files and folders inside the target are
+unpacked, and any other member is refused.
 """
 
 from __future__ import annotations
@@ -206,7 +207,7 @@ def unpack(archive: Path, directory: Path) -> None:
         with tarfile.open(archive, "r:*") as tar:
             for member in tar:
                 if not (member.isfile() or member.isdir()) or not (root / member.name).resolve().is_relative_to(root):
-                    raise tarfile.ExtractError(f"{member.name!r} is no regular file or folder inside the archive")
+                    raise tarfile.ExtractError(f"{member.name!r} is no regular file or folder, or lies outside the destination")
                 tar.extract(member, root, set_attrs=False)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise JobFailed(f"ClientError: Failed to extract model data archive {archive.name}: {error}") from error

@@ -71,7 +71,6 @@ class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
         self.package_group_name = group
         self.package_desc = f"{self.domain} as of {self.run['as_of']}: {'; '.join(gate['reasons'])}"[:_DESCRIPTION_LIMIT]
         self.extras = {
-            "ClientToken": digest({"dag": run.dag_id, "run": run.run_id, "model": self.training["model"]}, length=36),
             "ModelApprovalStatus": "PendingManualApproval" if gate["passed"] else "Rejected",
             "CustomerMetadataProperties": {key: str(value)[:_METADATA_VALUE_LIMIT] for key, value in metadata.items()},
             "ModelMetrics": {
@@ -86,6 +85,7 @@ class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
                 "SupportedResponseMIMETypes": ["text/csv", "application/json"],
             },
         }
+        self.extras["ClientToken"] = digest({"dag": run.dag_id, "run": run.run_id, "group": group, "request": self.extras}, length=36)
         arn = super().execute(context)
         self.log.info("Registered %s (%s).", arn, self.extras["ModelApprovalStatus"])
         return {"model_package": arn, "group": group, "gate_passed": gate["passed"]}

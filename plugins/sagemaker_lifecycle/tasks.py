@@ -13,6 +13,8 @@ from include.lifecycle.names import digest, endpoint_name
 from include.stores.layout import Layout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow.sdk.definitions.context import Context
 
     from include.lifecycle.domain import Domain
@@ -43,6 +45,17 @@ def _registry() -> ModelRegistry:
     from include.stores.registry import ModelRegistry
 
     return ModelRegistry(SageMakerHook(aws_conn_id=places.current().aws_conn_id).conn)
+
+
+def kept_for_the_run(context: Context, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the task decided the first time, even when it is cleared weeks later and the world has changed: a run has one answer."""
+    store = context["task_state_store"]
+    answer: dict[str, Any] | None = store.get("decided")
+    if answer is None:
+        answer = decide()
+        store.set("decided", answer)
+    log.info("%s", answer)
+    return answer
 
 
 def list_landing(domain: Domain, context: Context) -> dict[str, Any]:
@@ -113,13 +126,11 @@ def resolve_run(domain: Domain, context: Context) -> dict[str, Any]:
     as_of = resolve(context["params"]["as_of"], run.data_interval_end, run.logical_date, run.run_after)
     history = str(run.run_type).rpartition(".")[2].lower().startswith("backfill")
     champion = None if history else _registry().champion(domain.name)
-    answer = {
+    return {
         "as_of": iso(as_of),
         "history": history,
         "champion": {"model_package": champion.arn, "model": champion.model} if champion else None,
     }
-    log.info("%s", answer)
-    return answer
 
 
 def approval_route(domain: Domain, asked: str, history: bool, gate_passed: bool) -> str | None:
@@ -151,14 +162,12 @@ def plan_deployment(domain: Domain, context: Context) -> dict[str, Any]:
     live = registry.live(domain.name)
     smoke_test = package.metadata.get("smoke_test", "")
     split_uri(smoke_test)
-    answer = {
+    return {
         "model_package": package.arn,
         "endpoint": endpoint_name(domain.name),
         "previous_config": live.config if live and live.status == "InService" else "",
         "smoke_test": smoke_test,
     }
-    log.info("%s", answer)
-    return answer
 
 
 def run_smoke_test(endpoint: str, smoke_test: str) -> None:

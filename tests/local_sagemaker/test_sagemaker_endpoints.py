@@ -307,7 +307,7 @@ def test_an_archive_that_leads_out_of_its_directory_is_refused(server: Server) -
     server.sagemaker.create_model(ModelName="evil", ExecutionRoleArn=ROLE, PrimaryContainer={"Image": IMAGE, "ModelDataUrl": url})
     described = server.endpoint("evil", {"AllTraffic": ("evil", 1)})
     assert described["EndpointStatus"] == "Failed"
-    assert "outside the destination" in described["FailureReason"]
+    assert "'../../../escaped.txt' is no regular file or folder inside the archive" in described["FailureReason"]
     assert not list(server.state.rglob("escaped.txt"))
     code, _ = error_of(lambda: server.invoke("evil"))
     assert code == "ValidationError"
