@@ -54,8 +54,18 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
 
 
 def ingest(domain: Domain, objects: ObjectStore, manifest: Mapping[str, Any], expectations: Mapping[str, Sequence[Expectation]]) -> dict[str, Any]:
-    """Ingests the manifest's files and returns the result described in the README of the jobs. JobError for a manifest that makes no sense,
-    a landed file that is gone, or a domain's expression or expectation that does not run; then nothing has been written."""
+    """Ingests the manifest's files. Result::
+
+        {"tables": {table: {"landed", "curated", "quarantined",             rows of the manifest's files; landed = curated + quarantined
+                            "reasons": {reason: rows},                      a row with two reasons is counted under both
+                            "warnings": [{"expectation", "column", "unexpected", "share"}],
+                            "refused_files": [{"key", "reason"}]}},
+         "event_days": [first, last] or None,                               of the event table's new versions from these files
+         "changed_event_days": [day],                                       event partitions that the files touch: what to compute features for
+         "data_docs": URI of index.html}
+
+    JobError for a manifest that makes no sense, a landed file that is gone, or a domain's expression or expectation that does not run; then
+    nothing has been written but Data Docs."""
     asked = deliveries_of(domain, manifest)
     with tempfile.TemporaryDirectory(prefix="ingest_") as folder, closing(duckdb.connect(config={"temp_directory": folder})) as connection:
         connection.execute("SET TimeZone = 'UTC'")

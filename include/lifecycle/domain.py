@@ -199,6 +199,8 @@ class Domain:
             columns = table.column_names
             if not _IDENTIFIER.fullmatch(table.name) or any(not _IDENTIFIER.fullmatch(column) for column in columns):
                 refuse(where, "table and column names want lower-case letters, digits and underscores")
+            if taken := RESERVED_COLUMNS.intersection(columns):
+                refuse(where, f"ingestion adds a column {min(taken)!r} of its own: give yours another name")
             if len(set(columns)) != len(columns):
                 refuse(where, "a column is declared twice")
             if not table.key or any(key not in columns or table.column(key).nullable for key in table.key):
@@ -248,4 +250,5 @@ class Domain:
 
 
 LABELS_TABLE = "labels"
+RESERVED_COLUMNS = frozenset({"event_time", "available_at", "delivered_at", "delivery_year", "source"})
 EVENT_COLUMNS = ("event_id", "event_time", "entity_id", "group_id", "amount")

@@ -207,7 +207,7 @@ def unpack(archive: Path, directory: Path) -> None:
         with tarfile.open(archive, "r:*") as tar:
             for member in tar:
                 if not (member.isfile() or member.isdir()) or not (root / member.name).resolve().is_relative_to(root):
-                    raise tarfile.ExtractError(f"{member.name!r} is no regular file or folder, or lies outside the destination")
+                    raise tarfile.ExtractError(f"{member.name!r} is no regular file or folder inside the archive")
                 tar.extract(member, root, set_attrs=False)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise JobFailed(f"ClientError: Failed to extract model data archive {archive.name}: {error}") from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,6 +76,18 @@ def test_the_fast_reader_and_the_careful_one_agree(rows: list[list[str]], crlf: 
 def test_reading_never_raises(body: bytes, name: str) -> None:
     file = landing.read(body, name, TABLE)
     assert file.refused or file.records == file.cells.num_rows + len(file.damaged)  # type: ignore[union-attr]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=4), st.integers(0, 10_000))
+def test_a_damaged_parquet_file_is_read_or_refused(changes: list[tuple[int, int]], cut: int) -> None:
+    stream = io.BytesIO()
+    pq.write_table(pa.table({name: [f"{name}{number}" for number in range(50)] for name in TABLE.column_names}), stream)
+    body = bytearray(stream.getvalue())
+    for position, value in changes:
+        body[position % len(body)] = value
+    file = landing.read(bytes(body[: cut % len(body)] if cut % 3 == 0 else body), "t.parquet", TABLE)
+    assert file.refused or file.records == file.cells.num_rows  # type: ignore[union-attr]
 
 
 def test_an_unbalanced_quote_harms_its_own_line_only() -> None:
