@@ -15,7 +15,7 @@ history as it would have been; its models go to the history group of the registr
 
 ### Backfill
 
-    airflow backfill create --dag-id auto_claims.train_model --from-date 2026-02-01 --to-date 2026-04-30
+    airflow backfill create --dag-id auto_claims.train_model --from-date 2026-03-01 --to-date 2026-05-31
 
 ### Runbook
 
@@ -29,11 +29,10 @@ history as it would have been; its models go to the history group of the registr
 
 from datetime import timedelta
 
-from airflow.providers.standard.operators.hitl import HITLBranchOperator
 from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
 from sagemaker_lifecycle.defaults import Tag, alert, dag_settings
 from sagemaker_lifecycle.jobs import DomainProcessingOperator, DomainTrainingOperator
-from sagemaker_lifecycle.registry import RegisterModelOperator, SetApprovalOperator
+from sagemaker_lifecycle.registry import AskForApprovalOperator, RegisterModelOperator, SetApprovalOperator
 from sagemaker_lifecycle.tasks import approval_route, kept_for_the_run, resolve_run
 
 from include import assets
@@ -103,7 +102,7 @@ def train_model(domain: Domain) -> None:
         def choose_approval(history: bool, gate_passed: bool) -> str | None:
             return approval_route(domain, get_current_context()["params"]["approval"], history, gate_passed)
 
-        ask_for_approval = HITLBranchOperator(
+        ask_for_approval = AskForApprovalOperator(
             task_id="ask_for_approval",
             subject=f"Release this model for {domain.title}?",
             body=(
@@ -116,6 +115,7 @@ def train_model(domain: Domain) -> None:
                 "Report: {{ found['reports']['report'] }}"
             ),
             options=["Approve", "Reject"],
+            params={"why": Param("", type="string", title="Why", description="Kept with the model package.")},
             options_mapping={"Approve": "approve", "Reject": "reject"},
             assigned_users=[{"id": user, "name": user} for user in domain.approval.approvers],
             response_timeout=domain.approval.response_within,
@@ -126,7 +126,7 @@ def train_model(domain: Domain) -> None:
                 )
             ],
         )
-        decided = "{{ (ti.xcom_pull(task_ids='ask_for_approval') or {}).get('responded_by_user') or 'the gate (automatic approval)' }}"
+        decided = "{{ ti.xcom_pull(task_ids='ask_for_approval', key='decision') or 'the gate (automatic approval)' }}"
         approve = SetApprovalOperator(
             task_id="approve",
             model_package=register.output["model_package"],

@@ -9,6 +9,7 @@ from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from airflow.providers.amazon.aws.operators.base_aws import AwsBaseOperator
 from airflow.providers.amazon.aws.operators.sagemaker import SageMakerRegisterModelVersionOperator
 from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
+from airflow.providers.standard.operators.hitl import HITLBranchOperator
 from airflow.sdk import Asset
 
 from include import settings as places
@@ -93,6 +94,16 @@ class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
 
 def _json(uri: str) -> dict[str, str]:
     return {"ContentType": "application/json", "S3Uri": uri}
+
+
+class AskForApprovalOperator(HITLBranchOperator):
+    """Asks a person and remembers who answered and why (XCom ``decision``), which the provider's branch operator forgets."""
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        answered_by = (event.get("responded_by_user") or {}).get("name") or "nobody: the time to answer ran out"
+        why = (event.get("params_input") or {}).get("why") or "no reason given"
+        context["ti"].xcom_push(key="decision", value=f"{answered_by} ({why})")
+        return super().execute_complete(context, event)
 
 
 class SetApprovalOperator(AwsBaseOperator[SageMakerHook]):

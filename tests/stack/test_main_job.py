@@ -140,12 +140,12 @@ def test_a_run_killed_at_every_task_and_cleared_finishes_with_the_same_result(ma
     with pytest.raises(StackError, match="403"):
         denied._call("PATCH", answer, json={"chosen_options": ["Reject"], "params_input": {}})
     approver = AirflowApi(main_job.stack.url("airflow"), "claims_lead", main_job.stack.file.passwords["claims_lead"])
-    approver._call("PATCH", answer, json={"chosen_options": ["Reject"], "params_input": {}})
+    approver._call("PATCH", answer, json={"chosen_options": ["Reject"], "params_input": {"why": "only a test"}})
     assert api.follow(dag_id, run, 120, lambda _: None) == "success"
     arn = api.xcom(dag_id, run, "register")["model_package"]
     package = main_job.stack.client("sagemaker").describe_model_package(ModelPackageName=arn)
     assert package["ModelApprovalStatus"] == "Rejected"
-    assert "claims_lead" in package["ApprovalDescription"]
+    assert "Rejected by claims_lead (only a test)" in package["ApprovalDescription"]
 
 
 def test_a_backfill_retrains_history_and_touches_nothing_live(main_job: Demo) -> None:
@@ -153,7 +153,7 @@ def test_a_backfill_retrains_history_and_touches_nothing_live(main_job: Demo) ->
     sagemaker = main_job.stack.client("sagemaker")
     registry = ModelRegistry(sagemaker)
     live = registry.live("auto_claims")
-    command = ["backfill", "create", "--dag-id", dag_id, "--from-date", "2026-03-01", "--to-date", "2026-05-01", "--max-active-runs", "2"]
+    command = ["backfill", "create", "--dag-id", dag_id, "--from-date", "2026-03-01", "--to-date", "2026-05-31", "--max-active-runs", "2"]
     subprocess.run(
         [sys.executable, "-m", "airflow", *command], env=main_job.stack.airflow_environment, cwd=ROOT, check=True, capture_output=True
     )
