@@ -7,7 +7,7 @@ One run takes the deliveries of an interval of days (a day on schedule, any inte
    that lands later is a new job and the same files are the same job;
 2. **ingest**: schema, types, keys, times, then the domain's Great Expectations. A row that breaks a critical expectation goes to `quarantine/`
    with its reasons, a file that cannot be trusted goes there whole, warnings are counted. Rows landed = rows curated + rows quarantined, always.
-   A corrected row is appended with the time it became known; nothing is overwritten. *Report* opens the Data Docs;
+   A corrected row is appended with the time it became known; nothing is overwritten. *Report*, under the task's Details, opens the Data Docs;
 3. **report_quality**: tells people when files were refused or many rows quarantined;
 4. **choose_feature_days**, **build_features**: features of the days that changed, checked before they are written.
 
@@ -19,7 +19,7 @@ Files land as CSV (UTF-8, header) or Parquet. Every task may be cleared, killed 
 |---|---|
 | `no file landed for …` | The run was skipped: nothing under `raw/` for those days. Check the delivery, then trigger the DAG with those days. |
 | `refused: …` from **ingest** or **build_features** | The input is at fault, and the message says where. Mend it, land it again, trigger the DAG for the delivery's day. |
-| an alert "Quarantined: …" | Open *Report*, look at the reasons, fetch the rows from `quarantine/<table>/dt=…`, land the corrected rows as a new file. |
+| an alert "Quarantined: …" | Open *Report* under **ingest**'s Details, look at the reasons, fetch the rows from `quarantine/<table>/dt=…`, land the corrected rows as a new file. |
 | `SageMaker job … ended as Failed` | The end of the job's own log stands above it. Clear the task: it starts the next job. |
 """
 
@@ -82,7 +82,7 @@ def ingest_data(domain: Domain) -> None:
 
         @task(multiple_outputs=True)
         def choose_feature_days(result: dict) -> dict[str, str]:
-            days = feature_days(result["changed_event_days"], domain.feature_history, (result["event_days"] or [None, None])[1])
+            days = feature_days(result["changed_event_days"], domain.feature_history)
             if days is None:
                 raise AirflowSkipException("no event day changed: the features stand")
             return {"first": days.first.isoformat(), "last": days.last.isoformat()}

@@ -8,7 +8,7 @@ history as it would have been; its models go to the history group of the registr
 2. **build_dataset**: matured labels and features as of then, split by time into train, validation and test;
 3. **train**: XGBoost as a Training job, scores calibrated;
 4. **evaluate**: metrics with intervals on the latest events, bias by facet, reasons, the baseline profile for monitoring, and the gate:
-   is the model good enough, and on the same events not worse than the champion? *Report* opens it all on one page;
+   is the model good enough, and on the same events not worse than the champion? *Report*, under the task's Details, opens it all on one page;
 5. **register**: a model package with metrics, baseline, lineage and as-of. A model that the gate refused is registered as Rejected;
 6. **choose_approval**: the gate's word is enough (**approve**), or a named person is asked (**ask_for_approval**, answered on the task's page),
    as the domain or the form says. An approved package triggers `deploy_model`.
@@ -112,7 +112,7 @@ def train_model(domain: Domain) -> None:
                 "| metric | value | low | high |\n|---|---|---|---|\n"
                 "{% for name, metric in found['metrics'].items() %}"
                 "| {{ name }} | {{ '%.4g' % metric['value'] }} | {{ '%.4g' % metric['low'] }} | {{ '%.4g' % metric['high'] }} |\n{% endfor %}\n"
-                "Report: {{ found['reports']['report'] }}"
+                "[The whole report]({{ ti.xcom_pull(task_ids='evaluate', key='_link_ReportLink') }})"
             ),
             options=["Approve", "Reject"],
             params={"why": Param("", type="string", title="Why", description="Kept with the model package.")},

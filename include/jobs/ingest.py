@@ -61,7 +61,7 @@ def ingest(domain: Domain, objects: ObjectStore, manifest: Mapping[str, Any], ex
                             "warnings": [{"expectation", "column", "unexpected", "share"}],
                             "refused_files": [{"key", "reason"}]}},
          "event_days": [first, last] or None,                               of the event table's new versions from these files
-         "changed_event_days": [day],                                       event partitions that the files touch: what to compute features for
+         "changed_event_days": [day],                                       event partitions that the files touch: those that an event left too
          "data_docs": URI of index.html}
 
     JobError for a manifest that makes no sense, a landed file that is gone, or a domain's expression or expectation that does not run; then
@@ -116,6 +116,7 @@ class _Ingestion:
         self._tables = curation.curated_tables(domain)
         self._intake = Intake(connection, domain, objects, expectations)
         self._stored: dict[str, _Stored] = {}
+        self._changed_event_days: set[date] = set()
 
     def run(self, asked: Sequence[Delivery], identity: str) -> dict[str, Any]:
         with QualityChecks() as quality:
@@ -182,11 +183,13 @@ class _Ingestion:
         note = sorted((file.delivery.path, file.delivery.year) for file in files)
         self._objects.put_json(self._note, {"files": [{"path": path, "year": year} for path, year in note]})
         self._write_quarantine(files)
+        # Labels first: which of them the files touch follows from the curated rows as they were, also for the run after one that was killed.
+        self._write_days(self._stored["known_labels"], *curation.label_rows(self._connection, self._domain, self._tables))
         for name, table in self._tables.items():
-            days = curation.curated_days(self._connection, table)
-            self._write_days(self._stored[name], days, curation.curated_rows(self._connection, table, days))
-        days, rows = curation.label_rows(self._connection, self._domain, self._tables)
-        self._write_days(self._stored["known_labels"], days, rows)
+            days, rows = curation.curated_rows(self._connection, table)
+            self._write_days(self._stored[name], days, rows)
+            if table.copied:
+                self._changed_event_days |= days
         self._objects.delete(self._note)
 
     def _write_quarantine(self, files: Sequence[FileInHand]) -> None:
@@ -227,13 +230,11 @@ class _Ingestion:
                 refused = f"; refused: {file.landed.refused}" if file.landed.refused else ""
                 counts = f"{file.landed.records} landed, {curated} curated, {quarantined} quarantined, read in {file.seconds:.2f} s"
                 print(f"{file.delivery.path}: {counts}{refused}", flush=True)
-        events = [table for name, table in self._tables.items() if self._domain.table(name).kind == "event" and name != LABELS_TABLE]
-        changed = {day for table in events for day in curation.curated_days(self._connection, table)}
         event_days = curation.event_days(self._connection, self._tables[self._domain.event_table], sorted(paths))
         return {
             "tables": {name: result.as_json(warnings.get(name, ())) for name, result in tables.items()},
             "event_days": [day.isoformat() for day in event_days] or None,
-            "changed_event_days": sorted(day.isoformat() for day in changed),
+            "changed_event_days": sorted(day.isoformat() for day in self._changed_event_days),
             "data_docs": data_docs,
         }
 

@@ -60,10 +60,8 @@ def delivery_days(
     return Days(day, day)
 
 
-def feature_days(changed: Sequence[str], history: timedelta, last_event_day: str | None) -> Days | None:
-    """Which days' features a change of these event days can reach: up to ``history`` after them, but no further than there are events."""
-    if not changed or last_event_day is None:
+def feature_days(changed: Sequence[str], history: timedelta) -> Days | None:
+    """Which days' features a change of these event days can reach: up to ``history`` after them. Days without events cost nothing."""
+    if not changed:
         return None
-    first = date.fromisoformat(min(changed))
-    reached = date.fromisoformat(max(changed)) + history
-    return Days(first, max(first, min(reached, date.fromisoformat(last_event_day))))
+    return Days(date.fromisoformat(min(changed)), date.fromisoformat(max(changed)) + history)

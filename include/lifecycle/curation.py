@@ -8,15 +8,22 @@ Comparing with the predecessor makes the outcome independent of the order in whi
 late brings back the files delivered after it that share a key with it: whether their rows are repeats, and from when they hold, may change.
 ``later_sources`` finds those; the caller reads them again from ``raw/`` and treats them as new.
 
+A correction may move an event to another day. Readers fetch a few days' partitions, and must learn from any day that held the event what has
+become of it. So all versions of an event lie in each day that holds one of them: one on its own day, and as copies on the others. Which
+version a reader takes follows from ``available_at`` and not from the day under which it found it. Reference tables are read whole and have
+no copies.
+
 Everything here is SQL over temporary tables of one DuckDB connection, for a table ``t`` of the domain:
 
 - ``candidates_t``: good rows of the files in hand (those of this run and those brought back);
-- ``state_t``: curated rows as they lie in S3, with ``_key`` and ``_path``;
+- ``stored_t``: curated rows as they lie in S3, with ``_key``, ``_path`` and ``_day``, the partition that holds them;
+- ``state_t``: of these the versions, each once and on its own day, without the copies;
 - ``repeats_t``: ``_key, source, delivered_at`` of rows quarantined as repeats by earlier runs, where they may matter;
 - ``versions_t``: the outcome for the files in hand.
 
 Labels have one history whether they arrive inline or in deliveries of their own: ``candidates_labels`` takes both. A label whose event is
-unknown stays in that history, under ``curated/labels``, and appears under ``labels/`` in the run in which the event arrives.
+unknown stays in that history, under ``curated/labels``, and appears under ``labels/`` in the run in which the event arrives: there too, in
+each day that holds a version of the event.
 """
 
 # ruff: noqa: S608 -- statements are put together from the domain's checked identifiers
@@ -41,6 +48,7 @@ REPEATED = "duplicate of a curated row"
 CONTRADICTORY = "contradictory rows for one key"
 _TIMES = ("event_time", "available_at", "delivered_at")
 _ORDER = "delivered_at, source"
+_DAY_OF_FILE = "CAST(replace(parse_filename(_partition, true), 'dt=', '') AS DATE)"
 _PATH = f"regexp_replace(source, '{SOURCE_SUFFIX}', '')"
 PROCESSED = "processed_paths"
 """Temporary table (``_path``): the files in hand. Their rows in the state are replaced."""
@@ -57,6 +65,8 @@ class CuratedTable:
     """SQL: the partition's day."""
     compared: tuple[str, ...]
     """SQL: the values in which versions of a key may differ."""
+    copied: bool
+    """Whether each day that holds a version of a key holds all of them."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,24 +93,26 @@ def _curated(domain: Domain, table: Table) -> CuratedTable:
     compared = tuple(f'"{column.name}"' for column in columns)
     if table.name == LABELS_TABLE:  # an inline label's instant follows from its event and its delivery: only the label itself is news
         compared = ("label", f"CASE WHEN starts_with(source, '{LABELS_TABLE}/') THEN decided_at END")
-    return CuratedTable(table.name, columns, table.key, day, compared)
+    copied = table.kind == "event" and table.name != LABELS_TABLE  # the labels' history is ingest's own: others read ``labels/``
+    return CuratedTable(table.name, columns, table.key, day, compared, copied)
 
 
 def load_state(connection: duckdb.DuckDBPyConnection, table: CuratedTable, files: Sequence[Path]) -> None:
-    """``state_t`` from the partitions' files. DuckDB spills it to disk where memory is short."""
+    """``stored_t`` and ``state_t`` from the partitions' files. DuckDB spills them to disk where memory is short."""
     times = ", ".join(f"CAST({name} AS TIMESTAMP) AS {name}" for name in _TIMES)
     if files:
         columns = ", ".join(
             f'CAST("{column.name}" AS TIMESTAMP) AS "{column.name}"' if column.type == "timestamp" else f'"{column.name}"'
             for column in table.columns
         )
-        rows = f"SELECT {columns}, {times}, source FROM {_read_parquet(files)}"
+        rows = f"SELECT {columns}, {times}, source, {_DAY_OF_FILE} AS _day FROM {_read_parquet(files)}"
     else:
         columns = ", ".join(f'CAST(NULL AS {SQL_TYPES[column.type]}) AS "{column.name}"' for column in table.columns)
         nothing = ", ".join(f"CAST(NULL AS TIMESTAMP) AS {name}" for name in _TIMES)
-        rows = f"SELECT {columns}, {nothing}, CAST(NULL AS VARCHAR) AS source WHERE false"
+        rows = f"SELECT {columns}, {nothing}, CAST(NULL AS VARCHAR) AS source, CAST(NULL AS DATE) AS _day WHERE false"
     key = key_text(Table(table.name, table.columns, table.key))
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE state_{table.name} AS SELECT *, {key} AS {KEY}, {_PATH} AS _path FROM ({rows})")
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE stored_{table.name} AS SELECT *, {key} AS {KEY}, {_PATH} AS _path FROM ({rows})")
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW state_{table.name} AS SELECT * FROM stored_{table.name} WHERE _day = {table.day}")
 
 
 def take_contradictions(connection: duckdb.DuckDBPyConnection, table: Table, rows: str) -> list[tuple[int, int, str, str]]:
@@ -221,50 +233,66 @@ def event_days(connection: duckdb.DuckDBPyConnection, table: CuratedTable, paths
     return [day for day in found[0] if day is not None]
 
 
-def curated_days(connection: duckdb.DuckDBPyConnection, table: CuratedTable) -> set[date]:
-    """The days whose partitions the files in hand had or have rows in."""
-    rows = connection.execute(f"""
-        SELECT {table.day} FROM versions_{table.name} WHERE _new
-        UNION SELECT {table.day} FROM state_{table.name} WHERE _path IN (FROM {PROCESSED})
-    """).fetchall()
-    return {day for (day,) in rows}
-
-
-def curated_rows(connection: duckdb.DuckDBPyConnection, table: CuratedTable, days: Iterable[date]) -> pa.Table:
-    """The whole new content of these days' partitions, with the column ``_day`` first, in the order in which it is written."""
-    columns = f"{table.quoted}, event_time, available_at, delivered_at, source"
-    keys = ", ".join(f'"{name}"' for name in table.key)
+def curated_rows(connection: duckdb.DuckDBPyConnection, table: CuratedTable) -> tuple[set[date], pa.Table]:
+    """The days whose partitions the files in hand had or have rows in, and the whole new content of these partitions, with the column
+    ``_day`` first, in the order in which it is written."""
+    name, columns = table.name, f"{table.quoted}, event_time, available_at, delivered_at, source"
+    keys = ", ".join(f'"{column}"' for column in table.key)
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE moved AS
+        WITH changed AS (
+            SELECT {KEY}, {table.day} AS _day FROM versions_{name} WHERE _new
+            UNION ALL SELECT {KEY}, _day FROM stored_{name} WHERE _path IN (FROM {PROCESSED})),
+        placed AS (FROM changed UNION ALL SELECT {KEY}, _day FROM stored_{name} WHERE {KEY} IN (SELECT {KEY} FROM changed))
+        SELECT {KEY} FROM placed WHERE {table.copied} GROUP BY {KEY} HAVING min(_day) < max(_day)
+    """)
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE fresh AS
+        WITH history AS (
+            SELECT {KEY}, {table.day} AS _own_day, {columns} FROM versions_{name} WHERE _new
+            UNION ALL
+            SELECT {KEY}, _day, {columns} FROM state_{name} WHERE _path NOT IN (FROM {PROCESSED}) AND {KEY} IN (FROM moved)),
+        days AS (SELECT DISTINCT {KEY}, _own_day AS _day FROM history WHERE {KEY} IN (FROM moved))
+        SELECT _own_day AS _day, {columns} FROM history WHERE {KEY} NOT IN (FROM moved)
+        UNION ALL
+        SELECT _day, {columns} FROM history JOIN days USING ({KEY})
+    """)
+    touched = f"SELECT _day FROM fresh UNION SELECT _day FROM stored_{name} WHERE _path IN (FROM {PROCESSED}) OR {KEY} IN (FROM moved)"
+    days = {day for (day,) in connection.execute(touched).fetchall()}
     rows = connection.sql(
         f"""
-        SELECT {table.day} AS _day, {columns} FROM versions_{table.name} WHERE _new
+        SELECT _day, {columns} FROM fresh
         UNION ALL
-        SELECT {table.day}, {columns} FROM state_{table.name}
-        WHERE _path NOT IN (FROM {PROCESSED}) AND {table.day} IN (SELECT unnest(?::DATE[]))
+        SELECT _day, {columns} FROM stored_{name}
+        WHERE _path NOT IN (FROM {PROCESSED}) AND {KEY} NOT IN (FROM moved) AND _day IN (SELECT unnest(?::DATE[]))
         ORDER BY _day, event_time, {keys}, {_ORDER}
         """,
         params=[sorted(days)],
     ).to_arrow_table()
-    return in_utc(rows)
+    return days, in_utc(rows)
 
 
 def load_known_labels(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
     """``known_labels``: ``labels/`` as it lies in S3."""
     labels = ("event_id VARCHAR", "label BIGINT", *(f"{name} TIMESTAMP" for name in _TIMES), "source VARCHAR")
     selected = ", ".join(f"CAST({{}} AS {kind}) AS {name}".format(name if files else "NULL") for name, kind in map(str.split, labels))
+    selected += f", {_DAY_OF_FILE if files else 'CAST(NULL AS DATE)'} AS _day"
     rows = f"FROM {_read_parquet(files)}" if files else "WHERE false"
     connection.execute(f"CREATE OR REPLACE TEMP TABLE known_labels AS SELECT {selected} {rows}")
 
 
 def label_rows(connection: duckdb.DuckDBPyConnection, domain: Domain, tables: Mapping[str, CuratedTable]) -> tuple[set[date], pa.Table]:
-    """The partition days of ``labels/`` that the files in hand touch, and their whole new content: the labels' history joined to the latest
-    event time of each event. Columns: ``_day, event_id`` (text), ``label, event_time, available_at, delivered_at, source``."""
+    """The partition days of ``labels/`` that the files in hand touch, and their whole new content: the labels' history in each day that
+    holds a version of the event. Columns: ``_day, event_id`` (text), ``label, event_time, available_at, delivered_at, source``.
+
+    ``event_time`` is the event's as it was known when the label became known (of an event known only later, its first), so that a correction
+    changes nothing that was read as of an earlier instant. For what is known now, join the events."""
     events, labels = tables[domain.event_table], tables[LABELS_TABLE]
-    day = "CAST(event_time AS DATE)"
     columns = "event_id, label, event_time, available_at, delivered_at, source"
 
     def now(table: CuratedTable, wanted: str) -> str:
         settled = f"FROM state_{table.name} WHERE _path NOT IN (FROM {PROCESSED}) AND {KEY} IN (FROM touched_events)"
-        return f"(SELECT {wanted} FROM versions_{table.name} WHERE _new UNION ALL SELECT {wanted} {settled})"
+        return f"SELECT {wanted} FROM versions_{table.name} WHERE _new UNION ALL SELECT {wanted} {settled}"
 
     touched = " UNION ".join(
         f"SELECT {KEY} FROM versions_{name} UNION SELECT {KEY} FROM state_{name} WHERE _path IN (FROM {PROCESSED})"
@@ -272,20 +300,27 @@ def label_rows(connection: duckdb.DuckDBPyConnection, domain: Domain, tables: Ma
     )
     connection.execute(f"CREATE OR REPLACE TEMP TABLE touched_events AS {touched}")
     connection.execute(f"""
-        CREATE OR REPLACE TEMP TABLE fresh_labels AS
-        WITH happened AS (
-            SELECT {KEY}, arg_max(event_time, row({_ORDER})) AS event_time FROM {now(events, f"{KEY}, event_time, {_ORDER}")} GROUP BY {KEY})
-        SELECT {KEY} AS event_id, label, event_time, available_at, delivered_at, source
-        FROM {now(labels, f"{KEY}, label, available_at, {_ORDER}")} JOIN happened USING ({KEY})
+        CREATE OR REPLACE TEMP TABLE happened AS {now(events, f"{KEY}, {events.day} AS _day, event_time, available_at, {_ORDER}")}
     """)
-    days = {day for (day,) in connection.execute(f"""
-        SELECT {day} FROM fresh_labels UNION SELECT {day} FROM known_labels WHERE event_id IN (FROM touched_events)
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE fresh_labels AS
+        WITH said AS ({now(labels, f"{KEY}, label, available_at, {_ORDER}")}),
+        dated AS (
+            SELECT s.*, coalesce(
+                arg_max(h.event_time, row(h.delivered_at, h.source)) FILTER (h.available_at <= s.available_at),
+                arg_min(h.event_time, row(h.delivered_at, h.source))) AS event_time
+            FROM said s JOIN happened h USING ({KEY}) GROUP BY ALL)
+        SELECT _day, {KEY} AS event_id, label, event_time, available_at, delivered_at, source
+        FROM dated JOIN (SELECT DISTINCT {KEY}, _day FROM happened) USING ({KEY})
+    """)
+    days = {day for (day,) in connection.execute("""
+        SELECT _day FROM fresh_labels UNION SELECT _day FROM known_labels WHERE event_id IN (FROM touched_events)
     """).fetchall()}  # fmt: skip
     rows = connection.sql(
         f"""
-        SELECT {day} AS _day, {columns} FROM fresh_labels
+        SELECT _day, {columns} FROM fresh_labels
         UNION ALL
-        SELECT {day}, {columns} FROM known_labels WHERE event_id NOT IN (FROM touched_events) AND {day} IN (SELECT unnest(?::DATE[]))
+        SELECT _day, {columns} FROM known_labels WHERE event_id NOT IN (FROM touched_events) AND _day IN (SELECT unnest(?::DATE[]))
         ORDER BY _day, event_time, event_id, {_ORDER}
         """,
         params=[sorted(days)],
@@ -295,7 +330,7 @@ def label_rows(connection: duckdb.DuckDBPyConnection, domain: Domain, tables: Ma
 
 def _read_parquet(files: Sequence[Path]) -> str:
     paths = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
-    return f"read_parquet([{paths}], union_by_name = true, hive_partitioning = false)"
+    return f"read_parquet([{paths}], union_by_name = true, hive_partitioning = false, filename = '_partition')"
 
 
 def in_utc(rows: pa.Table) -> pa.Table:

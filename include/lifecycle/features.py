@@ -147,8 +147,10 @@ def _view(connection: duckdb.DuckDBPyConnection, domain: Domain, name: str, file
     versions = f"PARTITION BY {', '.join(key)} ORDER BY available_at, delivered_at, source"
     if "superseded_at" in types:
         until = f"coalesce(lead(CAST(available_at AS TIMESTAMP)) OVER ({versions}), TIMESTAMP '9999-12-31')"
-        return f"SELECT {chosen}, {until} AS superseded_at FROM ({known})"
-    # Few events are ever corrected: to rank the versions of these only spares sorting all columns of all rows.
+        each_once = "DISTINCT" if name == LABELS_TABLE else ""  # a label lies in each day that holds a version of its event
+        return f"SELECT {chosen}, {until} AS superseded_at FROM (SELECT {each_once} * FROM ({known}))"
+    # Few events are ever corrected: to rank the versions of these only spares sorting all columns of all rows. A version that lies in
+    # several days, because a correction moved its event, is ranked once for each copy, and at most one of them comes out last.
     corrected = f"corrected_{name}"
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE {corrected} AS SELECT {', '.join(key)} FROM ({known}) GROUP BY ALL HAVING count(*) > 1"

@@ -136,7 +136,7 @@ def labels(objects: ObjectStore) -> list[dict[str, Any]]:
 
 
 def _rows(partitions: Partitions) -> list[dict[str, Any]]:
-    """Rows of all partitions in the order of the days; each must lie in the partition of its day."""
+    """Rows of all partitions in the order of the days, each with the partition's day as ``dt``."""
     rows = []
     for day in partitions:
         for row in partitions.read(day).to_pylist():

@@ -126,13 +126,26 @@ def model(files: list[File]) -> Model:
             news = say(cards.setdefault(row[0], []), (row[2] or None,), datetime(1970, 1, 1, tzinfo=UTC), False, file.delivered)
         if not news:
             reasons[file.table][DUPLICATE] += 1
+    def days(key: str) -> set[str]:
+        return {values[3].date().isoformat() for values, *_ in payments[key]}
+
+    def happened(key: str, then: datetime) -> datetime:
+        known_then = [values[3] for values, available, _ in payments[key] if available <= then]
+        return known_then[-1] if known_then else payments[key][0][0][3]
+
     return Model(
-        sorted((int(key), *values[:2], values[3], available) for key, history in payments.items() for values, available, _ in history),
         sorted(
-            (key, values[0], payments[key][-1][0][3], available)
+            (day, int(key), *values[:2], values[3], available)
+            for key, history in payments.items()
+            for values, available, _ in history
+            for day in days(key)
+        ),
+        sorted(
+            (day, key, values[0], happened(key, available), available)
             for key, history in known.items()
             if key in payments
             for values, available, _ in history
+            for day in days(key)
         ),
         sorted((key, values[0] or "", available) for key, history in cards.items() for values, available, _ in history),
         {table: +count for table, count in reasons.items()},
@@ -147,14 +160,14 @@ def landed(files: list[File]) -> tuple[MemoryStore, dict[str, str]]:
 def check_against_model(objects: MemoryStore, files: list[File]) -> None:
     expected = model(files)
     rows = curated(objects, "payments")
-    assert sorted((r["payment"], r["card"], r["amount"], r["event_time"], r["available_at"]) for r in rows) == expected.payments
-    assert sorted((r["event_id"], r["label"], r["event_time"], r["available_at"]) for r in labels(objects)) == expected.labels
+    assert sorted((r["dt"], r["payment"], r["card"], r["amount"], r["event_time"], r["available_at"]) for r in rows) == expected.payments
+    found = sorted((r["dt"], r["event_id"], r["label"], r["event_time"], r["available_at"]) for r in labels(objects))
+    assert found == expected.labels
     limits = sorted((r["card"], "" if r["limit_eur"] is None else str(r["limit_eur"]), r["available_at"]) for r in curated(objects, "cards"))
     assert limits == expected.cards
     for table, reasons in expected.reasons.items():
         assert Counter(reason for row in quarantined(objects, table) for reason in row["reasons"]) == reasons
-    for table in ("payments", "labels"):
-        assert all(row["dt"] == row["event_time"].date().isoformat() for row in curated(objects, table))
+    assert all(row["dt"] == row["event_time"].date().isoformat() for row in curated(objects, "labels"))
 
 
 @SLOW

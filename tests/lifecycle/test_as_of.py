@@ -39,6 +39,6 @@ def test_a_run_by_hand_takes_the_day_before_or_what_was_asked() -> None:
 
 def test_changed_days_reach_as_far_as_features_look_back() -> None:
     week = timedelta(days=7)
-    assert feature_days(["2026-01-05", "2026-01-03"], week, "2026-03-31") == Days(date(2026, 1, 3), date(2026, 1, 12))
-    assert feature_days(["2026-03-30"], week, "2026-03-31") == Days(date(2026, 3, 30), date(2026, 3, 31))
-    assert feature_days([], week, "2026-03-31") is None
+    assert feature_days(["2026-01-05", "2026-01-03"], week) == Days(date(2026, 1, 3), date(2026, 1, 12))
+    assert feature_days(["2026-03-30"], timedelta(0)) == Days(date(2026, 3, 30), date(2026, 3, 30))
+    assert feature_days([], week) is None
