@@ -28,6 +28,7 @@ def bag(tmp_path_factory: pytest.TempPathFactory):
 def test_inventory(bag) -> None:
     from include.domains import catalogue
 
+    assert not catalogue().failures, "a domain does not load"
     assert set(bag.dags) == {f"{domain}.{stage}" for domain in catalogue().domains for stage in STAGES}
     assert {path.stem for path in (ROOT / "dags").glob("*.py")} == STAGES
 

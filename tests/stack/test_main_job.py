@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,7 @@ def test_a_deployment_that_fails_its_smoke_test_returns_to_the_previous_model(ma
         ModelApprovalStatus="Approved",
         CustomerMetadataProperties=metadata,
     )["ModelPackageArn"]
+    told = subscribe_to_alerts(main_job.stack)
     dag_id = "auto_claims.deploy_model"
     run = main_job.api.trigger(dag_id, {"model_package": arn})
     assert main_job.api.follow(dag_id, run, 300, lambda _: None) == "failed"
@@ -191,6 +193,8 @@ def test_a_deployment_that_fails_its_smoke_test_returns_to_the_previous_model(ma
     assert states["smoke_test"] == "failed"
     assert states["return_to_previous"] == "success"
     assert registry.live("auto_claims") == live
+    alerts = wait_for(lambda: [text for text in told() if "task smoke_test failed" in text], 30)
+    assert "scores differ from the trained model's" in alerts[0]
     sagemaker.update_model_package(ModelPackageArn=arn, ModelApprovalStatus="Rejected")
 
 
@@ -206,6 +210,20 @@ def test_everything_is_still_there_after_down_and_up(main_job: Demo) -> None:
 
 def test_no_connection_left_the_machine(main_job: Demo, connection_record) -> None:
     assert not connection_record.exists(), connection_record.read_text()
+
+
+def subscribe_to_alerts(stack: Stack) -> Callable[[], list[str]]:
+    """What people were told, by a queue on the alert topic: every message since the last look."""
+    sqs, sns = stack.client("sqs"), stack.client("sns")
+    url = sqs.create_queue(QueueName="alerts-of-a-test")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    sns.subscribe(TopicArn=stack.settings.alerts_topic_arn, Protocol="sqs", Endpoint=arn)
+
+    def told() -> list[str]:
+        found = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
+        return [json.loads(message["Body"])["Message"] for message in found]
+
+    return told
 
 
 def list_jobs(stack: Stack) -> list[str]:
