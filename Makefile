@@ -5,7 +5,7 @@ VENV := .venv
 RUN := PYTHONPATH=.:plugins $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status test lint bench docs lock clean
+.PHONY: help install demo up down status airflow test lint bench docs lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
@@ -34,6 +34,9 @@ down:  ## stop the stack; its state stays in .local
 
 status:  ## what runs, and where
 	@$(RUN) -m include.laptop status
+
+airflow: install  ## an airflow command on the stack: make airflow CMD="dags list"
+	@$(RUN) -m include.laptop airflow -- $(CMD)
 
 test: install  ## all tests, the main job on a stack of its own among them (PYTEST="-k name" to choose)
 	@$(RUN) -m pytest $(PYTEST)

@@ -16,9 +16,16 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from include.stores.objects import ObjectStore
+
+# Property tests that do not say how many examples they want, because one takes a second, take it from here: few and always the same by default;
+# HYPOTHESIS_PROFILE=thorough for many, other ones each time.
+settings.register_profile("quick", max_examples=8, deadline=None, derandomize=True)
+settings.register_profile("thorough", max_examples=200, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 ROOT = Path(__file__).parent.parent
 _START_WITHIN = 60

@@ -137,14 +137,16 @@ def create_views(
 def _view(connection: duckdb.DuckDBPyConnection, domain: Domain, name: str, files: Sequence[Path], as_of: datetime) -> str:
     key, types = _columns(domain, domain.table(name))
     if not files:
-        return f"SELECT {', '.join(f'CAST(NULL AS {type_}) AS {column}' for column, type_ in types.items())} WHERE false"
+        nothing = ", ".join(f'CAST(NULL AS {type_}) AS "{column}"' for column, type_ in types.items())
+        return f"SELECT {nothing} WHERE false"
     paths = ", ".join(_text(str(path)) for path in files)
     known = (
         f"SELECT * FROM read_parquet([{paths}], union_by_name = true, hive_partitioning = false)"
         f" WHERE available_at <= TIMESTAMPTZ '{as_of.astimezone(UTC).isoformat()}'"
     )
-    chosen = ", ".join(f"CAST({column} AS {type_}) AS {column}" for column, type_ in types.items() if column != "superseded_at")
-    versions = f"PARTITION BY {', '.join(key)} ORDER BY available_at, delivered_at, source"
+    chosen = ", ".join(f'CAST("{column}" AS {type_}) AS "{column}"' for column, type_ in types.items() if column != "superseded_at")
+    keys = ", ".join(f'"{column}"' for column in key)
+    versions = f"PARTITION BY {keys} ORDER BY available_at, delivered_at, source"
     if "superseded_at" in types:
         until = f"coalesce(lead(CAST(available_at AS TIMESTAMP)) OVER ({versions}), TIMESTAMP '9999-12-31')"
         each_once = "DISTINCT" if name == LABELS_TABLE else ""  # a label lies in each day that holds a version of its event
@@ -153,11 +155,11 @@ def _view(connection: duckdb.DuckDBPyConnection, domain: Domain, name: str, file
     # several days, because a correction moved its event, is ranked once for each copy, and at most one of them comes out last.
     corrected = f"corrected_{name}"
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE {corrected} AS SELECT {', '.join(key)} FROM ({known}) GROUP BY ALL HAVING count(*) > 1"
+        f"CREATE OR REPLACE TEMP TABLE {corrected} AS SELECT {keys} FROM ({known}) GROUP BY ALL HAVING count(*) > 1"
     )
-    latest = f"SELECT *, lead(true) OVER ({versions}) AS superseded FROM ({known}) SEMI JOIN {corrected} USING ({', '.join(key)})"
+    latest = f"SELECT *, lead(true) OVER ({versions}) AS superseded FROM ({known}) SEMI JOIN {corrected} USING ({keys})"
     return (
-        f"SELECT {chosen} FROM ({known}) ANTI JOIN {corrected} USING ({', '.join(key)})"
+        f"SELECT {chosen} FROM ({known}) ANTI JOIN {corrected} USING ({keys})"
         f" UNION ALL SELECT {chosen} FROM ({latest}) WHERE superseded IS NULL"
     )
 
@@ -211,8 +213,9 @@ def _checked_columns(domain: Domain, described: Sequence[tuple[str, str]]) -> di
 
 def _check_rows(connection: duckdb.DuckDBPyConnection, domain: Domain, first_day: date, last_day: date) -> None:
     """Exactly one row for each event: no more, no fewer, at its own time."""
+    event_id = f'"{domain.event_id}"'
     within = f"event_time >= {_timestamp(first_day)} AND event_time < {_timestamp(last_day + timedelta(days=1))}"
-    events = f"(SELECT CAST({domain.event_id} AS VARCHAR) AS event_id, event_time FROM {domain.event_table})"
+    events = f"(SELECT CAST({event_id} AS VARCHAR) AS event_id, event_time FROM {domain.event_table})"
     rules = {
         "several rows for one event (does a join match more than one row? a reference table has a row for each version)": (
             f"SELECT event_id || ' (' || count(*) || ' rows)' FROM {FEATURES} GROUP BY event_id HAVING count(*) > 1"

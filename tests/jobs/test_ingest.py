@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from pathlib import Path
 
 import great_expectations.expectations as gxe
 import ingest_cases as cases
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ingest_cases import DOMAIN, PAYMENTS_HEADER, MemoryStore, curated, expectations, labels, land, manifest, quarantined
+from ingest_cases import DOMAIN, LAYOUT, PAYMENTS_HEADER, MemoryStore, curated, expectations, labels, land, manifest, quarantined
 
 from include.jobs.context import JobError
 from include.jobs.ingest import ingest
+from include.lifecycle.features import compute_features, open_database
+from include.stores.partitions import Partitions
 
 
 def payments(*rows: str) -> str:
@@ -213,6 +216,31 @@ def test_a_correction_is_appended_and_known_from_its_delivery() -> None:
         (1.0, "2026-01-08T00:00:00+00:00"),
     ]
     assert [(row["label"], row["available_at"].isoformat()) for row in labels(objects)] == [(1, "2026-01-06T00:00:00+00:00")]
+
+
+def test_a_correction_that_moves_an_event_is_seen_from_both_days(tmp_path: Path) -> None:
+    objects = MemoryStore()
+    ingested(objects, land(objects, "payments", "2026-01-02", "p.csv", payments("1,c,1,,2026-01-01,1", "2,c,5,,2026-01-01,")))
+    result = ingested(objects, land(objects, "payments", "2026-01-05", "p.csv", payments("1,c,2,,2026-01-03,1")))
+    assert (result["tables"]["payments"]["landed"], result["tables"]["payments"]["curated"]) == (1, 1)
+    assert result["event_days"] == ["2026-01-03", "2026-01-03"]
+    assert result["changed_event_days"] == ["2026-01-01", "2026-01-03"]
+    assert [row["dt"] for row in labels(objects)] == ["2026-01-01", "2026-01-03"]
+
+    sql = """
+        SELECT CAST(p.payment AS VARCHAR) AS event_id, p.event_time, card AS entity_id, card AS group_id, amount,
+            l.label + 1 AS fraud_plus_one FROM payments AS p LEFT JOIN labels AS l ON l.event_id = CAST(p.payment AS VARCHAR)
+    """
+    found = {}
+    for day in (date(2026, 1, 1), date(2026, 1, 3)):
+        files = {}
+        for table, prefix in (("payments", LAYOUT.curated("payments")), ("labels", LAYOUT.labels)):
+            files[table] = Partitions(objects, prefix).download(tmp_path / table / str(day), day, day)
+        for as_of in (datetime(2026, 1, 4, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC)):
+            with open_database(tmp_path / "spill") as connection:
+                rows = compute_features(connection, DOMAIN, sql, files, as_of, day, day).to_pylist()
+            found[day.day, as_of.day] = [(row["event_id"], row["amount"], row["fraud_plus_one"]) for row in rows]
+    assert found == {(1, 4): [("1", 1, 2), ("2", 5, None)], (1, 6): [("2", 5, None)], (3, 4): [], (3, 6): [("1", 2, 2)]}
 
 
 def test_a_label_alone_makes_a_row_worth_keeping() -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ingest_cases import DOMAIN, PAYMENTS_HEADER, Killed, MemoryStore, curated, labels, land, manifest, quarantined
+from ingest_cases import DOMAIN, LAYOUT, PAYMENTS_HEADER, Killed, MemoryStore, curated, labels, land, manifest, quarantined
 
 from include.jobs.ingest import ingest
+from include.stores.partitions import Partitions
 
 PIECES = [b"\n", b"\r\n", b",", b'"', b"1", b"2026-01-01", b"\0", b"\xff", b"c"]
-SLOW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+SLOW = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])  # how many examples: tests/conftest.py
 DUPLICATE = "duplicate of a curated row"
 CONTRADICTION = "contradictory rows for one key"
 BAD_AMOUNT = "amount: not a finite number"
@@ -126,6 +129,7 @@ def model(files: list[File]) -> Model:
             news = say(cards.setdefault(row[0], []), (row[2] or None,), datetime(1970, 1, 1, tzinfo=UTC), False, file.delivered)
         if not news:
             reasons[file.table][DUPLICATE] += 1
+
     def days(key: str) -> set[str]:
         return {values[3].date().isoformat() for values, *_ in payments[key]}
 
@@ -152,9 +156,13 @@ def model(files: list[File]) -> Model:
     )
 
 
-def landed(files: list[File]) -> tuple[MemoryStore, dict[str, str]]:
+def landed(files: Sequence[File]) -> tuple[MemoryStore, dict[str, str]]:
     objects = MemoryStore()
     return objects, {file.path: land(objects, file.table, f"2026-01-{file.day:02d}", file.name, file.text) for file in files}
+
+
+def versions(objects: MemoryStore) -> dict[date, str]:
+    return Partitions(objects, LAYOUT.curated("payments")).versions()
 
 
 def check_against_model(objects: MemoryStore, files: list[File]) -> None:
@@ -183,7 +191,10 @@ def test_the_state_is_a_function_of_the_set_of_files(files: list[File], data: st
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(files) - 1)), max_size=2)))
     step_by_step, keys = landed(files)
     for start, end in zip([0, *cuts], [*cuts, len(files)], strict=True):
-        ingest(DOMAIN, step_by_step, manifest(*(keys[file.path] for file in shuffled[start:end])), {})
+        before = versions(step_by_step)
+        result = ingest(DOMAIN, step_by_step, manifest(*(keys[file.path] for file in shuffled[start:end])), {})
+        changed = {day.isoformat() for day, _ in before.items() ^ versions(step_by_step).items()}
+        assert changed <= set(result["changed_event_days"])
     assert step_by_step.data() == at_once.data()
 
     again = data.draw(st.sampled_from(files))
@@ -192,11 +203,13 @@ def test_the_state_is_a_function_of_the_set_of_files(files: list[File], data: st
 
 
 A, B = (("1", "c", amount, "", "2026-01-01", "") for amount in ("1", "2"))
+MOVED, MOVED_ON = (("1", "c", "1", "", day, "1") for day in ("2026-01-02", "2026-01-03"))
 LATE = {
     "a repeat becomes a correction back": [(2, A), (4, A), (3, B)],
     "a version becomes a repeat": [(4, A), (5, B), (2, A)],
     "a first version becomes a correction": [(4, B), (2, A)],
     "a label becomes one of a corrected row": [(4, (*A[:5], "1")), (2, B)],
+    "an event moves, late, to a third day": [(2, A), (4, MOVED_ON), (3, MOVED)],
     "a label was said before, in between and after": [(2, (*A[:5], "1")), (5, (*B[:5], "1")), (4, (*A[:5], "0"))],
 }
 
@@ -211,18 +224,39 @@ def test_a_late_file_and_a_kill_at_each_of_its_writes(said: list[tuple[int, tupl
     for file in files[:-1]:
         ingest(DOMAIN, before_the_last, manifest(keys[file.path]), {})
     assert before_the_last.data() != at_once.data()
+    kill_at_each_write(before_the_last, [keys[file.path] for file in files], at_once)
+
+
+def test_a_landed_file_that_changed_and_a_kill_at_each_write() -> None:
+    """What the file said of its event, and on which days, is gone; what the others say of it stays."""
+    others = [File("payments", 2, "a.csv", (A,)), File("labels", 3, "a.csv", (("1", "0", "2026-01-03"), ("2", "1", "2026-01-03")))]
+    before = File("payments", 4, "a.csv", (MOVED, ("2", *MOVED_ON[1:])))
+    after = dataclasses.replace(before, rows=(("3", *A[1:]),))
+    at_once, keys = landed([*others, after])
+    ingest(DOMAIN, at_once, manifest(*keys.values()), {})
+    check_against_model(at_once, [*others, after])
+    objects, keys = landed([*others, before])
+    ingest(DOMAIN, objects, manifest(*keys.values()), {})
+    assert objects.data() != at_once.data()
+    land(objects, after.table, f"2026-01-{after.day:02d}", after.name, after.text)
+    kill_at_each_write(objects, [keys[file.path] for file in (*others, after)], at_once)
+
+
+def kill_at_each_write(before: MemoryStore, keys: Sequence[str], after: MemoryStore) -> None:
+    """The last key's ingestion, killed after each of its writes in turn, is finished by the next run. Once there is a note of what was in
+    hand, it does not matter what that run was asked for."""
     for writes in range(100):
-        objects = MemoryStore(before_the_last.objects)
+        objects = MemoryStore(before.objects)
         objects.fail_after = writes
         try:
-            ingest(DOMAIN, objects, manifest(keys[files[-1].path]), {})
+            ingest(DOMAIN, objects, manifest(keys[-1]), {})
         except Killed:
             objects.fail_after = None
-            ingest(DOMAIN, objects, manifest(keys[files[writes % len(files)].path]), {})
-            ingest(DOMAIN, objects, manifest(keys[files[-1].path]), {})
-            assert objects.data() == at_once.data(), f"after a kill at write {writes}"
+            noted = objects.exists(f"{DOMAIN.name}/curated/unfinished_ingest.json")
+            ingest(DOMAIN, objects, manifest(keys[writes % len(keys)] if noted else keys[-1]), {})
+            assert objects.data() == after.data(), f"after a kill at write {writes}"
         else:
-            assert objects.data() == at_once.data()
+            assert objects.data() == after.data()
             assert writes > 3
             return
     pytest.fail("the run never ended")

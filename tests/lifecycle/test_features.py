@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transfers import DAY, DOMAIN, SQL, START, account, at, label, transfer, write
 
+from include.lifecycle.as_of import Days
 from include.lifecycle.domain import Column, Domain
 from include.lifecycle.features import FeatureError, compute_features, feature_names, open_database
 
@@ -30,9 +31,14 @@ def compute(
     sql: str = SQL,
     domain: Domain = DOMAIN,
     known_by: datetime | None = None,
+    fetched: Days | None = None,
 ) -> pa.Table:
+    """``fetched``: of the event tables, only these days' partitions are there, as in ``build-features``."""
     with tempfile.TemporaryDirectory() as folder:
         files = write(Path(folder), tables, known_by)
+        if fetched:
+            for name in files.keys() - {"accounts"}:
+                files[name] = [path for path in files[name] if date.fromisoformat(path.stem.removeprefix("dt=")) in fetched]
         with open_database(Path(folder) / "spill") as connection:
             return compute_features(connection, domain, sql, files, as_of or at(31), first, last)
 
@@ -169,24 +175,32 @@ def test_what_became_known_later_changes_nothing(tables: dict[str, list[dict[str
 
 
 @settings(max_examples=25, deadline=None)
-@given(tables=stores, day=st.integers(0, 10))
-def test_a_day_alone_equals_the_day_of_a_longer_run(tables: dict[str, list[dict[str, Any]]], day: int) -> None:
+@given(tables=stores, day=st.integers(0, 10), as_of=moments)
+def test_a_day_alone_equals_the_day_of_a_longer_run(tables: dict[str, list[dict[str, Any]]], day: int, as_of: float) -> None:
     """What makes build-features incremental: the days within the feature history are all that a day needs."""
-    # A correction may not move an event to another day here: ingest keeps every version of an event in the days that had one.
-    times = {row["transfer_id"]: row["event_time"] for row in reversed(tables["transfers"])}
-    tables = {**tables, "transfers": [{**row, "event_time": times[row["transfer_id"]]} for row in tables["transfers"]]}
     wanted = (START + day * DAY).date()
-    near = {name: [row for row in rows if _near(row, wanted)] for name, rows in tables.items() if name != "accounts"}
     recent = "earlier.event_time < t.event_time AND earlier.event_time >= t.event_time - INTERVAL 3 DAY"
     sql = SQL.replace("earlier.event_time < t.event_time", recent)
-    alone = compute({**near, "accounts": tables["accounts"]}, first=wanted, last=wanted, sql=sql)
-    whole = compute(tables, sql=sql)
+    fetched = Days(wanted - DOMAIN.feature_history, wanted)
+    alone = compute(tables, at(as_of), first=wanted, last=wanted, sql=sql, fetched=fetched)
+    whole = compute(tables, at(as_of), sql=sql)
     inside = [time.date() == wanted for time in whole["event_time"].to_pylist()]
     assert alone.equals(whole.filter(pa.array(inside, pa.bool_())))
 
 
-def _near(row: dict[str, Any], day: date) -> bool:
-    return day - DOMAIN.feature_history <= row["event_time"].astimezone(UTC).date() <= day
+@pytest.mark.parametrize("day", [2, 7])
+def test_an_event_that_a_correction_moved_is_in_one_day_alone(day: int) -> None:
+    tables = {"transfers": [transfer(1, 1.0), transfer(1, 6.0, known=9)], "labels": [label(1, 1.0, 1, known=4)]}
+    wanted = date(2026, 1, day)
+    for as_of, now in [(8, 2), (9, 7)]:
+        table = compute(tables, at(as_of), first=wanted, last=wanted, fetched=Days(wanted, wanted))
+        assert table.num_rows == (1 if day == now else 0)
+
+
+def test_a_label_counts_once_though_it_lies_in_several_days() -> None:
+    tables = {"transfers": [transfer(1, 1.0), transfer(1, 2.0, known=3), transfer(2, 6.0)], "labels": [label(1, 1.0, 1, known=4)]}
+    sql = f"SELECT t.*, n.labels FROM (SELECT {MANDATORY} FROM transfers) AS t CROSS JOIN (SELECT COUNT(*) AS labels FROM labels) AS n"
+    assert by_event(compute(tables, sql=sql), "labels") == {"1": 1, "2": 1}
 
 
 def test_spills_to_disk_beyond_the_memory_limit(tmp_path: Path) -> None:

@@ -101,13 +101,19 @@ def _versions(available_at: datetime) -> dict[str, Any]:
 
 
 def write(folder: Path, tables: Mapping[str, Iterable[dict[str, Any]]], known_by: datetime | None = None) -> dict[str, list[Path]]:
-    """Each table as one file a day of event time (reference tables: one file), without what became available after ``known_by``."""
+    """Each table without what became available after ``known_by``, laid out as ``ingest`` does it: one file a day, in which each event that has
+    a version on that day has all of its versions and labels (reference tables: one file)."""
+    known = {name: [row for row in rows if known_by is None or row["available_at"] <= known_by] for name, rows in tables.items()}
+    event_days: dict[str, set[str]] = {}
+    for row in known.get("transfers", ()):
+        event_days.setdefault(str(row["transfer_id"]), set()).add(f"{row['event_time']:%Y-%m-%d}")
     paths: dict[str, list[Path]] = {}
-    for name, rows in tables.items():
+    for name, rows in known.items():
         days: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
-            if known_by is None or row["available_at"] <= known_by:
-                days.setdefault(f"{row.get('event_time', START):%Y-%m-%d}", []).append(row)
+            event = str(row.get("transfer_id", row.get("event_id")))
+            for day in event_days.get(event, {f"{row.get('event_time', START):%Y-%m-%d}"}):
+                days.setdefault(day, []).append(row)
         paths[name] = []
         for day, found in sorted(days.items()):
             path = folder / name / f"dt={day}.parquet"
