@@ -57,4 +57,4 @@ lock:  ## requirements*.txt from requirements*.in (needs uv)
 	@uv pip compile --quiet --python-version 3.11 requirements-ministack.in -o requirements-ministack.txt
 
 clean: down  ## forget the stack's state (.local but for its virtual environments)
-	@find .local -mindepth 1 -maxdepth 1 ! -name venvs -exec rm -rf {} +
+	@test ! -d .local || find .local -mindepth 1 -maxdepth 1 ! -name venvs -exec rm -rf {} +

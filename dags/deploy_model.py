@@ -7,8 +7,8 @@ Runs when `train_model` approves a package, or by hand for any approved package 
 2. **create_model**, **create_endpoint_config**: under names that are digests of their content, so trying again finds them;
 3. **bring_endpoint**: creates the endpoint or updates it without downtime, and fails when SageMaker rolled the update back;
 4. **smoke_test**: rows that training left with the model must get the scores that training gave them;
-5. **return_to_previous**, only when 2, 3 or 4 failed: the endpoint goes back to its previous configuration (a first deployment's is deleted);
-   **report_failure** then fails the run.
+5. **return_to_previous**, only when 2, 3 or 4 failed and the endpoint carries what this run deployed: it goes back to its previous configuration
+   (a first deployment's endpoint is deleted); **report_failure** then fails the run.
 
 ### Runbook
 
@@ -76,7 +76,11 @@ def deploy_model(domain: Domain) -> None:
         tested = smoke_test(planned["endpoint"], planned["smoke_test"], planned["model_package"])
 
         return_to_previous = BringEndpointToOperator(
-            task_id="return_to_previous", domain=domain.name, endpoint_config=planned["previous_config"], trigger_rule="one_failed"
+            task_id="return_to_previous",
+            domain=domain.name,
+            endpoint_config=planned["previous_config"],
+            undoing="{{ ti.xcom_pull(task_ids='create_endpoint_config') or '' }}",
+            trigger_rule="one_failed",
         )
 
         @task(retries=0)

@@ -1,7 +1,8 @@
 """
 ### Landed files become checked, versioned data
 
-One run takes the deliveries of an interval of days (a day on schedule, any interval by hand) through
+One run takes the deliveries of an interval of days (any interval by hand; on schedule the day before and the week before that, so that late
+files and the days of an outage are made up for: taking a file again changes nothing) through
 
 1. **list_landed_files**: which files lie under `raw/<table>/dt=<delivery day>/`; their names and ETags are the run's manifest, so that a file
    that lands later is a new job and the same files are the same job;
@@ -62,7 +63,9 @@ def ingest_data(domain: Domain) -> None:
         if domain.schedules.ingest
         else None,
         params=PARAMS,
-        max_active_runs=1,  # two runs would rewrite the same partitions
+        # Two runs at once would rewrite the same partitions, and a backfill does not heed max_active_runs. A run by hand takes any interval.
+        max_active_runs=1,
+        allowed_run_types=["manual", "scheduled", "asset_triggered", "asset_materialization"],
         **dag_settings(domain, Tag.DATA, __doc__, late_by=timedelta(hours=3)),
     )
     def build() -> None:

@@ -104,6 +104,7 @@ def train_model(domain: Domain) -> None:
 
         ask_for_approval = AskForApprovalOperator(
             task_id="ask_for_approval",
+            retries=0,  # a question that ran out of time is not asked again by itself
             subject=f"Release this model for {domain.title}?",
             body=(
                 "{{ ti.xcom_pull(task_ids='register')['model_package'] }}\n\n"
@@ -126,23 +127,22 @@ def train_model(domain: Domain) -> None:
                 )
             ],
         )
-        decided = "{{ ti.xcom_pull(task_ids='ask_for_approval', key='decision') or 'the gate (automatic approval)' }}"
+        route = choose_approval(run["history"], register.output["gate_passed"])
+        decided = {
+            "model_package": register.output["model_package"],
+            "route": "{{ ti.xcom_pull(task_ids='choose_approval') }}",
+            "decision": "{{ ti.xcom_pull(task_ids='ask_for_approval', key='decision') or '' }}",
+        }
         approve = SetApprovalOperator(
             task_id="approve",
-            model_package=register.output["model_package"],
             status="Approved",
-            reason=f"Approved by {decided}, run {{{{ run_id }}}}",
             asset=assets.approved_model(domain.name),
             trigger_rule="none_failed_min_one_success",
+            **decided,
         )
-        reject = SetApprovalOperator(
-            task_id="reject",
-            model_package=register.output["model_package"],
-            status="Rejected",
-            reason=f"Rejected by {decided}, run {{{{ run_id }}}}",
-        )
+        reject = SetApprovalOperator(task_id="reject", status="Rejected", **decided)
 
-        choose_approval(run["history"], register.output["gate_passed"]) >> [ask_for_approval, approve]
+        route >> [ask_for_approval, approve]
         ask_for_approval >> [approve, reject]
 
     build()

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "include/lifecycle": {"include.lifecycle"},
     "include/domains": {"include.domains", "include.lifecycle"},
     "include/stores": {"include.stores", "include.lifecycle"},
-    "include/jobs": {"include.jobs", "include.stores", "include.domains", "include.lifecycle"},
+    "include/jobs": {"include.jobs", "include.stores", "include.domains", "include.lifecycle", "include.code_version"},
     "include/local_sagemaker": {"include.local_sagemaker"},
     "plugins": {
         "sagemaker_lifecycle",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include import domains
+from include.code_version import code_version
 from include.lifecycle.domain import Domain
 from include.stores.layout import Layout
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from include.stores.objects import ObjectStore
 
 BUCKET_VARIABLE = "FRAUD_BUCKET"
+CODE_VERSION_VARIABLE = "FRAUD_CODE_VERSION"
 KMS_KEY_VARIABLE = "FRAUD_KMS_KEY"
 
 
@@ -49,10 +51,15 @@ class JobContext:
 
 
 def context_for(domain_name: str) -> JobContext:
+    """The job's context. JobError for an unknown domain, and for an image that holds other code than the one that asked for the job."""
     try:
-        return JobContext(domains.get(domain_name))
+        context = JobContext(domains.get(domain_name))
     except LookupError as error:
         raise JobError(str(error)) from error
+    wanted, present = os.environ.get(CODE_VERSION_VARIABLE), code_version(domain_name)
+    if wanted and wanted != present:
+        raise JobError(f"Airflow asked for code {wanted}, and this image holds {present}: build the image of this checkout, or settle the change")
+    return context
 
 
 def instant(text: str) -> datetime:

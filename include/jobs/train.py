@@ -20,9 +20,8 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from include import domains
 from include.jobs import model_file
-from include.jobs.context import JobError, ml_directory
+from include.jobs.context import JobError, context_for, ml_directory
 from include.jobs.dataset_file import DatasetFile
 from include.lifecycle.calibration import log_loss, platt_scaling_if_better
 from include.lifecycle.metrics import average_precision, roc_auc
@@ -68,10 +67,7 @@ class Hyperparameters:
             raise JobError(f"objective {parameters['objective']!r}: the scores must be probabilities of fraud, which {OBJECTIVE} gives")
         parameters.setdefault("eval_metric", "aucpr")
         whole = {name: _whole(name, given[name], minimum) for name, minimum in _WHOLE_NUMBERS.items()}
-        try:
-            domains.get(str(given["domain"]))
-        except LookupError as error:
-            raise JobError(f"hyperparameter domain: {error}") from error
+        context_for(str(given["domain"]))
         return cls(domain=str(given["domain"]), as_of=str(given["as_of"]), xgboost=parameters, **whole)
 
 

@@ -63,6 +63,7 @@ def _demo(options: argparse.Namespace) -> int:
     from include import domains
     from include.laptop.demo import Demo, write_summary
     from include.laptop.stack import Stack
+    from include.lifecycle.names import digest
 
     try:
         domain = domains.get(options.domain)
@@ -70,13 +71,17 @@ def _demo(options: argparse.Namespace) -> int:
         raise StackError(str(error)) from error
     if options.landing is not None and not options.landing.is_dir():
         raise StackError(f"{options.landing} is not a folder")
-    own = re.sub(r"\W+", "-", str(options.landing.resolve())).strip("-")[-40:].strip("-") if options.landing else ""
-    stack = Stack(_choose(f"landing-{own}" if own else SIMULATED))
-    summary = Demo(stack, domain, landing=options.landing, year=options.year).run()
-    write_summary(STATE / "summary.json", summary)
-    if options.stop:
-        stack.down()
-    else:
+    name = SIMULATED
+    if options.landing:
+        folder = options.landing.resolve()
+        name = f"landing-{re.sub(r'[^A-Za-z0-9]+', '-', folder.name)[:30]}-{digest(str(folder), 8)}"
+    stack = Stack(_choose(name))
+    try:
+        write_summary(STATE / "summary.json", Demo(stack, domain, landing=options.landing, year=options.year).run())
+    finally:
+        if options.stop:
+            stack.down()
+    if not options.stop:
         print("The stack is up: `make down` stops it, `make up` starts it again with everything still there.")
     return 0
 

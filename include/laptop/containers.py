@@ -147,7 +147,7 @@ class ContainerStack(Stack):
         empty = StackFile(ports={}, fernet_key="", jwt_secret="", api_secret="", passwords={})
         return replace(empty, passwords=json.loads(self._passwords_file.read_text(encoding="utf-8")))
 
-    def up(self, tell: object = None) -> None:
+    def up(self) -> None:
         """Compose has started everything that this service depends on."""
 
     def init(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ class Service:
     command: Sequence[str]
     environment: Mapping[str, str]
     ready: Callable[[], bool]
+    port: int | None = None
 
 
 class ProcessTable:
@@ -55,6 +57,8 @@ class ProcessTable:
         """Starts the service in a session of its own, unless it runs already."""
         if self.process(service.name):
             return
+        if service.port is not None and _is_taken(service.port):
+            raise StackError(f"port {service.port}, which {service.name} of this stack uses, is taken by another program: stop that first")
         for folder in (self._run, self._logs):
             folder.mkdir(parents=True, exist_ok=True)
         with self.log(service.name).open("ab") as log:
@@ -99,6 +103,16 @@ class ProcessTable:
                     continue
             psutil.wait_procs(alive, timeout=5)
         (self._run / f"{name}.json").unlink(missing_ok=True)
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 def clean_environment() -> dict[str, str]:

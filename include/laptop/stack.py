@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -59,6 +59,16 @@ def _answers(url: str) -> bool:
         return False
 
 
+def _write_secret(path: Path, content: object) -> None:
+    """For the owner's eyes only, and never half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".new")
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(content, file, indent=1)
+    unfinished.replace(path)
+
+
 class Stack:
     """``home``: where all state lies (``.local`` of the checkout for ``make demo``). ``extra``: more environment for every Python process."""
 
@@ -73,23 +83,24 @@ class Stack:
 
     @property
     def file(self) -> StackFile:
-        """The kept ports and secrets, made on first use."""
+        """The kept ports and secrets, made on first use. A domain that came later brings its approvers: they get a password then."""
         path = self.home / "stack.json"
         if self._file is None:
+            users = ["admin", *sorted({user for domain in catalogue().domains.values() for user in domain.approval.approvers})]
             if path.exists():
-                self._file = StackFile(**json.loads(path.read_text()))
+                kept = StackFile(**json.loads(path.read_text()))
             else:
-                users = ["admin", *sorted({user for domain in catalogue().domains.values() for user in domain.approval.approvers})]
-                self._file = StackFile(
+                kept = StackFile(
                     ports={name: _free_port(port) for name, port in PREFERRED_PORTS.items()},
                     fernet_key=base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
                     jwt_secret=secrets.token_urlsafe(48),
                     api_secret=secrets.token_urlsafe(48),
-                    passwords={user: secrets.token_urlsafe(12) for user in users},
+                    passwords={},
                 )
-                self.home.mkdir(parents=True, exist_ok=True)
-                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                    json.dump(asdict(self._file), file, indent=1)
+            if missing := [user for user in users if user not in kept.passwords]:
+                kept = replace(kept, passwords={**kept.passwords, **{user: secrets.token_urlsafe(12) for user in missing}})
+                _write_secret(path, asdict(kept))
+            self._file = kept
         return self._file
 
     def url(self, service: str) -> str:
@@ -188,6 +199,7 @@ class Stack:
         api = f"{self.url('airflow')}/api/v2/monitor/health"
         ministack_environment = {
             **clean_environment(),
+            **self._extra,
             "BIND_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(self.file.ports["ministack"]),
             "S3_PERSIST": "1",
@@ -202,6 +214,7 @@ class Stack:
                 [str(self._ministack_python), "-m", "ministack"],
                 ministack_environment,
                 lambda: _answers(f"{self.url('ministack')}/_ministack/health"),
+                self.file.ports["ministack"],
             ),
             Service(
                 "sagemaker",
@@ -219,8 +232,9 @@ class Stack:
                 ],
                 {**self._python_environment},
                 lambda: _answers(f"{self.url('sagemaker')}/health"),
+                self.file.ports["sagemaker"],
             ),
-            Service("api-server", [*airflow, "api-server"], environment, lambda: _answers(api)),
+            Service("api-server", [*airflow, "api-server"], environment, lambda: _answers(api), self.file.ports["airflow"]),
             Service("scheduler", [*airflow, "scheduler", "--skip-serve-logs"], environment, lambda: self._healthy("scheduler")),
             Service("dag-processor", [*airflow, "dag-processor"], environment, lambda: self._healthy("dag_processor")),
             Service("triggerer", [*airflow, "triggerer", "--skip-serve-logs"], environment, lambda: self._healthy("triggerer")),
@@ -240,7 +254,7 @@ class Stack:
 
     # what the stack does
 
-    def up(self, tell: object = None) -> None:
+    def up(self) -> None:
         """Starts what does not run yet and waits until all of it answers. StackError where something does not come up."""
         if not self._ministack_python.exists():
             raise StackError(f"MiniStack is not installed ({self._ministack_python}): run `make install`")
@@ -279,10 +293,7 @@ class Stack:
             "preload": list(PRELOADED),
         }
         (self.home / "images.json").write_text(json.dumps({self.settings.image_uri: image}, indent=1))
-        passwords = self.home / "airflow" / "passwords.json"
-        if not passwords.exists():
-            with os.fdopen(os.open(passwords, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-                json.dump(self.file.passwords, file)
+        _write_secret(self.home / "airflow" / "passwords.json", self.file.passwords)
 
     def _migrate(self) -> None:
         """Airflow's database, made or brought up to date; once a version of Airflow."""

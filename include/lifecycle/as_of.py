@@ -48,16 +48,21 @@ class Days:
 
 
 def delivery_days(
-    first: str | None, last: str | None, interval_start: datetime | None, interval_end: datetime | None, run_after: datetime
+    first: str | None,
+    last: str | None,
+    interval_start: datetime | None,
+    interval_end: datetime | None,
+    run_after: datetime,
+    lookback: timedelta = timedelta(0),
 ) -> Days:
-    """Which days' deliveries a run of ``ingest_data`` takes: those a person asked for, or those that ended in its data interval, or the day
-    before it ran. ValueError where the first day asked for lies after the last."""
+    """Which days' deliveries a run of ``ingest_data`` takes: exactly those a person asked for; or those that ended in its data interval, or
+    the day before it ran, and ``lookback`` before them. ValueError where the first day asked for lies after the last."""
     if first or last:
         return Days(date.fromisoformat(first or last or ""), date.fromisoformat(last or first or ""))
     if interval_start is not None and interval_end is not None and utc(interval_end).date() > utc(interval_start).date():
-        return Days(utc(interval_start).date(), utc(interval_end).date() - timedelta(days=1))
+        return Days(utc(interval_start).date() - lookback, utc(interval_end).date() - timedelta(days=1))
     day = utc(run_after).date() - timedelta(days=1)
-    return Days(day, day)
+    return Days(day - lookback, day)
 
 
 def feature_days(changed: Sequence[str], history: timedelta) -> Days | None:

@@ -108,9 +108,14 @@ class Facet:
 
 @dataclass(frozen=True)
 class Schedules:
-    """Cron expressions, UTC. None: only by hand, by an asset, or by a backfill."""
+    """Cron expressions, UTC. ``ingest`` None: only by hand.
+
+    ``lookback``: a scheduled run of ``ingest_data`` takes the deliveries of this many days before its own too. Taking a file again changes
+    nothing, so a late file, or the days of an outage, are made up for by the next run.
+    """
 
     ingest: str | None = "0 4 * * *"
+    lookback: timedelta = timedelta(days=7)
     train: str = "0 6 1 * *"
 
 

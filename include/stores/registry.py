@@ -20,7 +20,6 @@ class ModelPackage:
     model: str
     """S3 URI of its model.tar.gz."""
     metadata: dict[str, str] = field(default_factory=dict)
-    baseline_profile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,12 @@ class ModelRegistry:
 
     def package(self, arn: str) -> ModelPackage:
         found = self._client.describe_model_package(ModelPackageName=arn)
-        baseline = found.get("DriftCheckBaselines", {}).get("ModelDataQuality", {}).get("Statistics", {}).get("S3Uri")
         return ModelPackage(
             arn=found["ModelPackageArn"],
             version=found["ModelPackageVersion"],
             status=found["ModelApprovalStatus"],
             model=found["InferenceSpecification"]["Containers"][0]["ModelDataUrl"],
             metadata=found.get("CustomerMetadataProperties", {}),
-            baseline_profile=baseline,
         )
 
     def newest_approved(self, domain: str) -> ModelPackage | None:

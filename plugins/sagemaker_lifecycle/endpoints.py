@@ -26,16 +26,35 @@ CHAMPION = "champion"
 """The production variant that carries the traffic: a fixed slot, whatever model fills it."""
 
 
-def model_name(domain: str, model_package: str) -> str:
+def _named(domain: str, field: str, request: dict[str, Any]) -> dict[str, Any]:
+    """The request with a name that is the digest of the rest: a changed role, key or network is another model or configuration."""
+    return {field: sagemaker_name(domain, digest(request)), **request, "Tags": places.current().tag_list(domain=domain)}
+
+
+def model_request(domain: str, model_package: str) -> dict[str, Any]:
+    """CreateModel, complete."""
     place = places.current()
-    return sagemaker_name(domain, digest({"package": model_package, "place": place.image_uri, "vpc": place.network.vpc_config}))
+    request = {
+        "Containers": [{"ModelPackageName": model_package}],
+        "ExecutionRoleArn": place.execution_role_arn,
+        "EnableNetworkIsolation": place.endpoint.network_isolation,
+        **place.network.vpc_config,
+    }
+    return _named(domain, "ModelName", request)
 
 
-def endpoint_config_name(domain: str, model_package: str) -> str:
-    size = places.current().endpoint
-    return sagemaker_name(
-        domain, digest({"model": model_name(domain, model_package), "type": size.instance_type, "count": size.instance_count})
-    )
+def endpoint_config_request(domain: str, model_package: str) -> dict[str, Any]:
+    """CreateEndpointConfig, complete: one model, in the slot ``champion``, takes all traffic."""
+    place = places.current()
+    key = place.encryption.kms_key_arn
+    variant = {
+        "VariantName": CHAMPION,
+        "ModelName": model_request(domain, model_package)["ModelName"],
+        "InitialInstanceCount": place.endpoint.instance_count,
+        "InstanceType": place.endpoint.instance_type,
+        "InitialVariantWeight": 1.0,
+    }
+    return _named(domain, "EndpointConfigName", {"ProductionVariants": [variant], **({"KmsKeyId": key} if key else {})})
 
 
 class ModelFromPackageOperator(SageMakerModelOperator):
@@ -49,19 +68,10 @@ class ModelFromPackageOperator(SageMakerModelOperator):
         self.model_package = model_package
 
     def execute(self, context: Context) -> str:
-        place = places.current()
-        name = model_name(self.domain, self.model_package)
-        if self._check_if_resource_exists(name, "model", self.hook.describe_model):
-            return name
-        self.config = {
-            "ModelName": name,
-            "Containers": [{"ModelPackageName": self.model_package}],
-            "ExecutionRoleArn": place.execution_role_arn,
-            "EnableNetworkIsolation": place.endpoint.network_isolation,
-            "Tags": place.tag_list(domain=self.domain),
-            **place.network.vpc_config,
-        }
-        super().execute(context)
+        self.config = model_request(self.domain, self.model_package)
+        name: str = self.config["ModelName"]
+        if not self._check_if_resource_exists(name, "model", self.hook.describe_model):
+            super().execute(context)
         return name
 
 
@@ -76,65 +86,57 @@ class SingleVariantConfigOperator(SageMakerEndpointConfigOperator):
         self.model_package = model_package
 
     def execute(self, context: Context) -> str:
-        place = places.current()
-        name = endpoint_config_name(self.domain, self.model_package)
+        self.config = endpoint_config_request(self.domain, self.model_package)
+        name: str = self.config["EndpointConfigName"]
         try:
             self.hook.describe_endpoint_config(name)
         except ClientError as error:
             if error.response["Error"]["Code"] != "ValidationException":
                 raise
-        else:
-            return name
-        key = place.encryption.kms_key_arn
-        self.config = {
-            "EndpointConfigName": name,
-            "ProductionVariants": [
-                {
-                    "VariantName": CHAMPION,
-                    "ModelName": model_name(self.domain, self.model_package),
-                    "InitialInstanceCount": place.endpoint.instance_count,
-                    "InstanceType": place.endpoint.instance_type,
-                    "InitialVariantWeight": 1.0,
-                }
-            ],
-            "Tags": place.tag_list(domain=self.domain),
-            **({"KmsKeyId": key} if key else {}),
-        }
-        super().execute(context)
+            super().execute(context)
         return name
+
+
+_CHANGING = {"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"}
 
 
 class BringEndpointToOperator(SageMakerEndpointOperator):
     """Brings the domain's endpoint to a configuration: creates or updates it, waits, and fails when SageMaker rolled the update back.
 
-    :param endpoint_config: the configuration's name, templated; empty: there is none to return to, so the endpoint is deleted; None (nobody
-        planned anything, because the plan failed): skipped, the endpoint was never touched
+    :param endpoint_config: the configuration's name, templated; empty: there was none before, so the endpoint is deleted
+    :param undoing: the configuration that is being undone, templated. Where the endpoint carries another one, it is left alone: this run
+        never got that far, or somebody has changed it since. None: bring the endpoint there whatever it carries
     """
 
-    template_fields: Sequence[str] = (*SageMakerEndpointOperator.template_fields, "endpoint_config")
+    template_fields: Sequence[str] = (*SageMakerEndpointOperator.template_fields, "endpoint_config", "undoing")
 
-    def __init__(self, *, domain: str, endpoint_config: str | None, **kwargs: Any) -> None:
+    def __init__(self, *, domain: str, endpoint_config: str, undoing: str | None = None, **kwargs: Any) -> None:
         place = places.current()
         super().__init__(config={}, aws_conn_id=place.aws_conn_id, check_interval=place.poll_seconds, deferrable=True, **kwargs)
         self.domain = domain
         self.endpoint_config = endpoint_config
+        self.undoing = undoing
+        self.undoes = undoing is not None
 
     def execute(self, context: Context) -> dict[str, Any]:
-        if self.endpoint_config is None:
-            raise AirflowSkipException("there is no plan to undo: the endpoint was not touched")
         name = endpoint_name(self.domain)
         present = self._described(name)
+        if present is not None and present["EndpointStatus"] in _CHANGING - {"Deleting"}:
+            self._wait()  # an earlier try's change, or AWS's own
+        carried = present["EndpointConfigName"] if present is not None else None
+        if self.undoes and (not self.undoing or carried != self.undoing):
+            raise AirflowSkipException(f"{name} does not carry what this run deployed ({self.undoing}) but {carried}: left alone")
         if not self.endpoint_config:
-            if present is not None and present["EndpointStatus"] != "Deleting":
-                self.hook.conn.delete_endpoint(EndpointName=name)
-            return {"endpoint": name, "endpoint_config": "", "deleted": True}
-        if present is not None and present["EndpointStatus"] in {"Creating", "Updating", "SystemUpdating", "RollingBack"}:
-            self._wait()  # an earlier try's change: execute_complete looks whether it was this one
-        if present is not None and present["EndpointStatus"] == "InService" and present["EndpointConfigName"] == self.endpoint_config:
-            return self._answer(present)
-        if present is not None and present["EndpointStatus"] == "Failed":
-            self.log.warning("The endpoint %s is Failed (%s): deleting it first.", name, present.get("FailureReason"))
+            if not self.undoes:
+                raise AirflowFailException("no configuration to bring the endpoint to")
             self.hook.conn.delete_endpoint(EndpointName=name)
+            return {"endpoint": name, "endpoint_config": "", "deleted": True}
+        if present is not None and present["EndpointStatus"] == "InService" and carried == self.endpoint_config:
+            return self._answer(present)
+        if present is not None and present["EndpointStatus"] in {"Failed", "Deleting"}:
+            if present["EndpointStatus"] == "Failed":
+                self.log.warning("The endpoint %s is Failed (%s): deleting it first.", name, present.get("FailureReason"))
+                self.hook.conn.delete_endpoint(EndpointName=name)
             self.hook.conn.get_waiter("endpoint_deleted").wait(
                 EndpointName=name, WaiterConfig={"Delay": self.check_interval, "MaxAttempts": 300}
             )
@@ -175,13 +177,11 @@ class BringEndpointToOperator(SageMakerEndpointOperator):
             raise AirflowException(f"the endpoint {name} was deleted while it was waited for")
         if event["status"] != "success":
             raise AirflowFailException(f"the endpoint {name} is {present['EndpointStatus']}: {present.get('FailureReason') or event}")
-        if present["EndpointConfigName"] != self.endpoint_config:
-            if present.get("FailureReason"):
-                raise AirflowFailException(f"SageMaker returned {name} to {present['EndpointConfigName']}: {present['FailureReason']}")
-            raise AirflowException(
-                f"{name} was being changed to {present['EndpointConfigName']} by somebody else; trying again brings it to ours"
-            )
-        return self._answer(present)
+        if present["EndpointConfigName"] == self.endpoint_config:
+            return self._answer(present)
+        if present.get("FailureReason"):
+            raise AirflowFailException(f"SageMaker returned {name} to {present['EndpointConfigName']}: {present['FailureReason']}")
+        return self.execute(context)  # what was waited for was another change
 
     def _answer(self, endpoint: dict[str, Any]) -> dict[str, Any]:
         self.log.info("%s is %s with %s.", endpoint["EndpointName"], endpoint["EndpointStatus"], endpoint["EndpointConfigName"])

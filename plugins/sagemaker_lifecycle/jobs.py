@@ -214,7 +214,9 @@ class _AdoptsItsJob:
     def _environment(self) -> dict[str, str]:
         place = places.current()
         environment = {
+            "AWS_DEFAULT_REGION": place.region,  # SageMaker sets AWS_REGION, which boto3 does not read
             "FRAUD_BUCKET": place.bucket,
+            "FRAUD_CODE_VERSION": self.code_version,
             "GX_ANALYTICS_ENABLED": "false",
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait do not spin: on a busy machine that is most of a training's time
         }
@@ -331,7 +333,7 @@ class DomainTrainingOperator(_AdoptsItsJob, SageMakerTrainingOperator):
     :param domain: a folder under include/domains
     :param dataset: S3 URI of the data set's folder, templated
     :param as_of: the run's as-of instant, templated
-    :return: ``job``, ``model`` (S3 URI of model.tar.gz), ``metrics`` (final values by name), ``seconds``
+    :return: ``job``, ``model`` (S3 URI of model.tar.gz), ``metrics`` (final values by name), ``code_version``, ``seconds``
     """
 
     template_fields: Sequence[str] = (*SageMakerTrainingOperator.template_fields, "dataset", "as_of")
@@ -398,5 +400,6 @@ class DomainTrainingOperator(_AdoptsItsJob, SageMakerTrainingOperator):
             "job": description["TrainingJobName"],
             "model": description["ModelArtifacts"]["S3ModelArtifacts"],
             "metrics": metrics,
+            "code_version": description["Environment"]["FRAUD_CODE_VERSION"],
             "seconds": (description["TrainingEndTime"] - description["TrainingStartTime"]).total_seconds(),
         }

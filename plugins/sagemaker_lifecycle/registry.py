@@ -11,9 +11,10 @@ from airflow.providers.amazon.aws.operators.sagemaker import SageMakerRegisterMo
 from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
 from airflow.providers.standard.operators.hitl import HITLBranchOperator
 from airflow.sdk import Asset
+from airflow.sdk.exceptions import AirflowFailException
+from botocore.exceptions import ClientError
 
 from include import settings as places
-from include.code_version import code_version
 from include.lifecycle.names import digest, package_group
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
             "as_of": self.run["as_of"],
             "dataset": self.dataset["uri"],
             "training_job": self.training["job"],
-            "code_version": code_version(self.domain),
+            "code_version": self.training["code_version"],
             "dag_run": f"{run.dag_id}/{run.run_id}",
             "gate": "passed" if gate["passed"] else "failed",
             "report": reports["report"],
@@ -87,9 +88,21 @@ class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
             },
         }
         self.extras["ClientToken"] = digest({"dag": run.dag_id, "run": run.run_id, "group": group, "request": self.extras}, length=36)
+        self._make_group(group)
         arn = super().execute(context)
         self.log.info("Registered %s (%s).", arn, self.extras["ModelApprovalStatus"])
         return {"model_package": arn, "group": group, "gate_passed": gate["passed"]}
+
+    def _make_group(self, group: str) -> None:
+        """With tags, which the provider's operator would not give it; a versioned package takes none of its own."""
+        tags = places.current().tag_list(domain=self.domain)
+        try:
+            self.hook.conn.create_model_package_group(
+                ModelPackageGroupName=group, ModelPackageGroupDescription=f"{self.domain} models", Tags=tags
+            )
+        except ClientError as error:
+            if "already exists" not in error.response["Error"]["Message"]:
+                raise
 
 
 def _json(uri: str) -> dict[str, str]:
@@ -107,29 +120,39 @@ class AskForApprovalOperator(HITLBranchOperator):
 
 
 class SetApprovalOperator(AwsBaseOperator[SageMakerHook]):
-    """Approves or rejects a model package, with the reason on the package itself.
+    """Approves or rejects a model package, with who decided and why on the package itself.
 
     :param model_package: ARN, templated
     :param status: ``Approved`` or ``Rejected``
-    :param reason: who decided and why, templated
+    :param route: what ``choose_approval`` chose, templated
+    :param decision: who answered ``ask_for_approval`` and why, templated; empty where nobody was asked. Without one, a run that was to ask
+        fails: marking the question as done is not an answer
     :param asset: rung with the package's ARN when it is approved
     """
 
     aws_hook_class = SageMakerHook
-    template_fields: Sequence[str] = aws_template_fields("model_package", "reason")
+    template_fields: Sequence[str] = aws_template_fields("model_package", "route", "decision")
 
-    def __init__(self, *, model_package: str, status: str, reason: str, asset: Asset | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, model_package: str, status: str, route: str, decision: str, asset: Asset | None = None, **kwargs: Any) -> None:
         super().__init__(aws_conn_id=places.current().aws_conn_id, outlets=[asset] if asset else [], **kwargs)
         self.model_package = model_package
         self.status = status
-        self.reason = reason
+        self.route = route
+        self.decision = decision
         self.asset = asset
 
     def execute(self, context: Context) -> str:
+        if not self.decision and self.route != self.task_id:
+            raise AirflowFailException(f"nobody has decided about {self.model_package}: clear ask_for_approval, and answer it there")
+        found = self.hook.conn.describe_model_package(ModelPackageName=self.model_package)
+        if found["ModelApprovalStatus"] not in {"PendingManualApproval", self.status}:
+            status, why = found["ModelApprovalStatus"], found.get("ApprovalDescription")
+            raise AirflowFailException(f"{self.model_package} has been {status} since ({why}): this run does not change that")
+        reason = f"{self.status} by {self.decision or 'the gate (automatic approval)'}, run {context['dag_run'].run_id}"
         self.hook.conn.update_model_package(
-            ModelPackageArn=self.model_package, ModelApprovalStatus=self.status, ApprovalDescription=self.reason[:_DESCRIPTION_LIMIT]
+            ModelPackageArn=self.model_package, ModelApprovalStatus=self.status, ApprovalDescription=reason[:_DESCRIPTION_LIMIT]
         )
-        self.log.info("%s is %s: %s", self.model_package, self.status, self.reason)
+        self.log.info("%s is %s: %s", self.model_package, self.status, reason)
         if self.asset:
             context["outlet_events"][self.asset].extra = {"model_package": self.model_package}
         return self.model_package

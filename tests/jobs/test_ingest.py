@@ -226,6 +226,8 @@ def test_a_correction_that_moves_an_event_is_seen_from_both_days(tmp_path: Path)
     assert result["event_days"] == ["2026-01-03", "2026-01-03"]
     assert result["changed_event_days"] == ["2026-01-01", "2026-01-03"]
     assert [row["dt"] for row in labels(objects)] == ["2026-01-01", "2026-01-03"]
+    other = ingested(objects, land(objects, "payments", "2026-01-06", "p.csv", payments("3,c,7,,2026-01-01,0")))
+    assert other["changed_event_days"] == ["2026-01-01"], "which keeps what it knows of the event that left it"
 
     sql = """
         SELECT CAST(p.payment AS VARCHAR) AS event_id, p.event_time, card AS entity_id, card AS group_id, amount,
@@ -240,7 +242,12 @@ def test_a_correction_that_moves_an_event_is_seen_from_both_days(tmp_path: Path)
             with open_database(tmp_path / "spill") as connection:
                 rows = compute_features(connection, DOMAIN, sql, files, as_of, day, day).to_pylist()
             found[day.day, as_of.day] = [(row["event_id"], row["amount"], row["fraud_plus_one"]) for row in rows]
-    assert found == {(1, 4): [("1", 1, 2), ("2", 5, None)], (1, 6): [("2", 5, None)], (3, 4): [], (3, 6): [("1", 2, 2)]}
+    assert found == {
+        (1, 4): [("1", 1, 2), ("2", 5, None), ("3", 7, 1)],
+        (1, 6): [("2", 5, None), ("3", 7, 1)],
+        (3, 4): [],
+        (3, 6): [("1", 2, 2)],
+    }
 
 
 def test_a_label_alone_makes_a_row_worth_keeping() -> None:

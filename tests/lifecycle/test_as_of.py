@@ -29,6 +29,13 @@ def test_a_daily_run_takes_the_day_that_ended() -> None:
     assert delivery_days(None, None, FOUR - timedelta(days=7), FOUR, FOUR) == Days(date(2026, 3, 25), date(2026, 3, 31))
 
 
+def test_a_run_looks_back_but_not_when_it_was_told_which_days() -> None:
+    week = timedelta(days=7)
+    assert delivery_days(None, None, FOUR - timedelta(days=1), FOUR, FOUR, week) == Days(date(2026, 3, 24), date(2026, 3, 31))
+    assert delivery_days(None, None, None, None, FOUR, week) == Days(date(2026, 3, 24), date(2026, 3, 31))
+    assert delivery_days("2026-01-01", None, None, None, FOUR, week) == Days(date(2026, 1, 1), date(2026, 1, 1))
+
+
 def test_a_run_by_hand_takes_the_day_before_or_what_was_asked() -> None:
     assert delivery_days(None, None, FOUR, FOUR, FOUR) == Days(date(2026, 3, 31), date(2026, 3, 31))
     assert delivery_days("2026-01-01", "2026-03-31", None, None, FOUR) == Days(date(2026, 1, 1), date(2026, 3, 31))

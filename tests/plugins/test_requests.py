@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,7 @@ def sent_by(operator: Any, monkeypatch: pytest.MonkeyPatch, call: str) -> dict[s
     def record(_: Any, config: dict[str, Any], *__: Any, **___: Any) -> None:
         raise Recorded(config)
 
+    monkeypatch.setattr(SageMakerHook, "configure_s3_resources", lambda *_: None)
     for describe in ("describe_processing_job", "describe_training_job", "describe_model", "describe_endpoint_config", "describe_endpoint"):
         monkeypatch.setattr(SageMakerHook, describe, missing)
     monkeypatch.setattr(SageMakerHook, "check_training_config", lambda *_: None)
@@ -105,7 +107,7 @@ def test_training_job(on_aws: places.Settings, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_model_and_endpoint_configuration(on_aws: places.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sagemaker_lifecycle.endpoints import ModelFromPackageOperator, SingleVariantConfigOperator, model_name
+    from sagemaker_lifecycle.endpoints import ModelFromPackageOperator, SingleVariantConfigOperator, model_request
 
     package = "arn:aws:sagemaker:eu-west-1:111122223333:model-package/auto-claims/1"
     model = accepted(
@@ -118,7 +120,7 @@ def test_model_and_endpoint_configuration(on_aws: places.Settings, monkeypatch: 
     operator = SingleVariantConfigOperator(task_id="c", domain="auto_claims", model_package=package)
     config = accepted("CreateEndpointConfig", sent_by(operator, monkeypatch, "create_endpoint_config"))
     assert config["KmsKeyId"] == on_aws.encryption.kms_key_arn
-    assert config["ProductionVariants"][0]["ModelName"] == model["ModelName"] == model_name("auto_claims", package)
+    assert config["ProductionVariants"][0]["ModelName"] == model["ModelName"] == model_request("auto_claims", package)["ModelName"]
     assert config["ProductionVariants"][0]["InitialInstanceCount"] == on_aws.endpoint.instance_count
     assert config["Tags"]
 
@@ -138,9 +140,114 @@ def test_settings_that_cannot_be_used_say_why(tmp_path: Path) -> None:
             places.load(path)
 
 
-def test_return_to_previous_touches_nothing_without_a_plan(on_aws: places.Settings) -> None:
+def test_names_change_with_what_they_name(on_aws: places.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed role, key or isolation must not find the old model and use that."""
+    from sagemaker_lifecycle.endpoints import endpoint_config_request, model_request
+
+    def names(**changes: Any) -> tuple[str, str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(places, "current", lambda: replace(on_aws, **changes))
+            return model_request("auto_claims", "arn")["ModelName"], endpoint_config_request("auto_claims", "arn")["EndpointConfigName"]
+
+    first = names()
+    assert names() == first
+    assert names(tags={"other": "tags"}) == first
+    assert names(execution_role_arn="arn:aws:iam::111122223333:role/other")[0] != first[0]
+    assert names(endpoint=replace(on_aws.endpoint, network_isolation=False))[0] != first[0]
+    assert names(encryption=places.Encryption("arn:aws:kms:eu-west-1:111122223333:key/other"))[1] != first[1]
+
+
+def test_endpoint(on_aws: places.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sagemaker_lifecycle.endpoints import BringEndpointToOperator
+
+    operator = BringEndpointToOperator(task_id="e", domain="auto_claims", endpoint_config="config")
+    request = accepted("CreateEndpoint", sent_by(operator, monkeypatch, "create_endpoint"))
+    assert request["EndpointConfigName"] == "config"
+    assert {"Key": "domain", "Value": "auto_claims"} in request["Tags"]
+
+
+def test_model_package_and_its_group(on_aws: places.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
+    from sagemaker_lifecycle.registry import RegisterModelOperator
+
+    sent: dict[str, dict[str, Any]] = {}
+
+    class Client:
+        def create_model_package_group(self, **request: Any) -> dict[str, Any]:
+            sent.setdefault("CreateModelPackageGroup", request)
+            return {"ModelPackageGroupArn": "arn", "ResponseMetadata": {"HTTPStatusCode": 200}}
+
+        def create_model_package(self, **request: Any) -> dict[str, Any]:
+            sent["CreateModelPackage"] = request
+            return {"ModelPackageArn": "arn"}
+
+    monkeypatch.setattr(SageMakerHook, "conn", Client())
+    names = ("report", "smoke_test", "evaluation", "bias", "explainability", "profile")
+    evaluation = {
+        "gate": {"passed": True, "reasons": ["good"]},
+        "reports": {name: f"s3://b/{name}" for name in names},
+        "metrics": {"roc_auc": {"value": 0.8, "low": 0.7, "high": 0.9}},
+    }
+    training = {"job": "job", "model": "s3://b/model.tar.gz", "code_version": "0123456789ab"}
+    operator = RegisterModelOperator(
+        task_id="register",
+        domain="auto_claims",
+        run={"as_of": "2026-04-01T00:00:00Z", "history": False, "champion": None},
+        dataset={"uri": "s3://b/datasets/1/"},
+        training=training,
+        evaluation=evaluation,
+    )
+    context: Any = {"dag_run": SimpleNamespace(dag_id="auto_claims.train_model", run_id="manual__1")}
+    assert operator.execute(context)["gate_passed"] is True
+    group = accepted("CreateModelPackageGroup", sent["CreateModelPackageGroup"])
+    assert group["Tags"] == on_aws.tag_list(domain="auto_claims")
+    package = accepted("CreateModelPackage", sent["CreateModelPackage"])
+    assert "Tags" not in package, "AWS refuses tags on a versioned package"
+    assert package["CustomerMetadataProperties"]["code_version"] == "0123456789ab"
+    first = package["ClientToken"]
+    operator.execute(context)
+    assert sent["CreateModelPackage"]["ClientToken"] == first
+    evaluation["gate"] = {"passed": False, "reasons": ["bad"]}
+    operator.execute(context)
+    assert sent["CreateModelPackage"]["ModelApprovalStatus"] == "Rejected"
+    assert sent["CreateModelPackage"]["ClientToken"] != first
+
+
+@pytest.mark.parametrize(
+    ("undoing", "carried", "previous", "outcome"),
+    [
+        ("ours", "ours", "before", "update"),
+        ("ours", "ours", "", "delete"),
+        ("ours", "somebody-elses", "before", "skip"),
+        ("ours", "somebody-elses", "", "skip"),
+        ("", "ours", "before", "skip"),
+        ("ours", None, "", "skip"),
+    ],
+)
+def test_undoing_touches_only_what_this_run_deployed(
+    on_aws: places.Settings, monkeypatch: pytest.MonkeyPatch, undoing: str, carried: str | None, previous: str, outcome: str
+) -> None:
+    from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
     from airflow.sdk.exceptions import AirflowSkipException
     from sagemaker_lifecycle.endpoints import BringEndpointToOperator
 
-    with pytest.raises(AirflowSkipException):
-        BringEndpointToOperator(task_id="return_to_previous", domain="auto_claims", endpoint_config=None).execute({})
+    deleted: list[str] = []
+
+    def update(_: Any, config: dict[str, Any], **__: Any) -> None:
+        raise Recorded(config)
+
+    present = {"EndpointName": "e", "EndpointStatus": "InService", "EndpointConfigName": carried} if carried else None
+    monkeypatch.setattr(BringEndpointToOperator, "_described", lambda *_: present)
+    monkeypatch.setattr(SageMakerHook, "update_endpoint", update)
+    monkeypatch.setattr(SageMakerHook, "conn", SimpleNamespace(delete_endpoint=lambda EndpointName: deleted.append(EndpointName)))
+    operator = BringEndpointToOperator(task_id="return_to_previous", domain="auto_claims", endpoint_config=previous, undoing=undoing)
+    if outcome == "skip":
+        with pytest.raises(AirflowSkipException, match="left alone"):
+            operator.execute({})
+    elif outcome == "update":
+        with pytest.raises(Recorded) as recorded:
+            operator.execute({})
+        assert recorded.value.args[0]["EndpointConfigName"] == previous
+    else:
+        assert operator.execute({})["deleted"]
+    assert deleted == (["auto-claims-endpoint"] if outcome == "delete" else [])

@@ -1,4 +1,4 @@
-"""One whole local stack for these tests, in a folder of its own, with every connection of its Python processes on record."""
+"""One whole local stack for these tests, in a folder of its own, with the connections that its Python processes open on record."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ def _record(event, arguments):
 
 if "CONNECTION_RECORD" in os.environ:
     sys.addaudithook(_record)
+    with open(os.environ["CONNECTION_RECORD"] + ".watched", "a") as file:
+        file.write(" ".join(sys.orig_argv) + "\\n")
 """
 
 

@@ -209,6 +209,9 @@ def test_everything_is_still_there_after_down_and_up(main_job: Demo) -> None:
 
 
 def test_no_connection_left_the_machine(main_job: Demo, connection_record) -> None:
+    watched = Path(f"{connection_record}.watched").read_text()
+    for service in ("ministack", "include.local_sagemaker", "api-server", "scheduler", "dag-processor", "triggerer", "preload"):
+        assert service in watched, f"nobody watched {service}"
     assert not connection_record.exists(), connection_record.read_text()
 
 
