@@ -46,7 +46,7 @@ lint: install  ## ruff (with Airflow's rules) and mypy
 	@$(VENV)/bin/mypy
 
 bench: install  ## what is measured, against whom; tables here, figures in .local/bench
-	@for name in auto_claims serving jobs dag_parsing; do $(RUN) -m bench.$$name || exit 1; done
+	@for name in dag_parsing jobs serving auto_claims; do $(RUN) -m bench.$$name || exit 1; done
 
 docs: install  ## docs/DAGs.md, written from the DAGs
 	@$(RUN) -m include.laptop dags-page docs/DAGs.md

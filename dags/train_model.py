@@ -100,7 +100,10 @@ def train_model(domain: Domain) -> None:
 
         @task.branch
         def choose_approval(history: bool, gate_passed: bool) -> str | None:
-            return approval_route(domain, get_current_context()["params"]["approval"], history, gate_passed)
+            context = get_current_context()
+            route = approval_route(domain, context["params"]["approval"], history, gate_passed)
+            context["ti"].xcom_push(key="route", value=route)  # a branch keeps no return value
+            return route
 
         ask_for_approval = AskForApprovalOperator(
             task_id="ask_for_approval",
@@ -130,7 +133,7 @@ def train_model(domain: Domain) -> None:
         route = choose_approval(run["history"], register.output["gate_passed"])
         decided = {
             "model_package": register.output["model_package"],
-            "route": "{{ ti.xcom_pull(task_ids='choose_approval') }}",
+            "route": "{{ ti.xcom_pull(task_ids='choose_approval', key='route') }}",
             "decision": "{{ ti.xcom_pull(task_ids='ask_for_approval', key='decision') or '' }}",
         }
         approve = SetApprovalOperator(
