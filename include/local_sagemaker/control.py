@@ -114,8 +114,8 @@ class ControlPlane:
                 f"The local SageMaker does not implement {operation}. It implements: {', '.join(sorted(self._handlers))}.",
             )
         try:
-            request = json.loads(body or b"{}")
-        except ValueError as error:
+            request = json.loads(body or b"{}", parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:  # RecursionError: nested deeper than any request
             raise ServiceError("SerializationException", f"The request body is not JSON: {error}") from error
         found = handler(self._operations.check(operation, request))
         return self._operations.project(operation, found)
@@ -144,3 +144,8 @@ class ControlPlane:
         items = (resource.document for resource in self._services.store.all(ENDPOINT))
         found = page(request, items, name="EndpointName", status="EndpointStatus", descending=True)
         return answer("Endpoints", found, self._operations.members("EndpointSummary"))
+
+
+def _no_number(constant: str) -> None:
+    """NaN and Infinity, which Python's parser would take."""
+    raise ValueError(f"{constant} is no JSON number")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 from .errors import not_supported, validation
-from .hosting import Fleet, VariantPlan
+from .hosting import DeploymentFailed, Fleet, VariantPlan
 from .store import Document, Resource, now
 
 
@@ -102,13 +105,40 @@ def check_deployment(request: Document) -> None:
         if (kind == needed) != (member in routing):
             raise validation(f"TrafficRoutingConfiguration.{member} must be given with Type {needed}, and only with it.")
     size = routing.get("CanarySize") or routing.get("LinearStepSize")
-    if size is None:
+    if size is not None:
+        if size["Type"] != "CAPACITY_PERCENT":
+            raise not_supported("CapacitySize.Type INSTANCE_COUNT", "a variant is one process; use CAPACITY_PERCENT")
+        smallest, largest = (1, 50) if kind == "CANARY" else (10, 50)
+        if not smallest <= size["Value"] <= largest:
+            raise validation(f"The size of a {kind} step must be between {smallest} and {largest} percent, not {size['Value']}.")
+    _check_timeout(policy)
+
+
+def _check_timeout(policy: Document) -> None:
+    """The documented rule: the time allowed must be larger than all the waiting that the policy itself asks for."""
+    allowed = policy.get("MaximumExecutionTimeoutInSeconds")
+    if allowed is None:
         return
-    if size["Type"] != "CAPACITY_PERCENT":
-        raise not_supported("CapacitySize.Type INSTANCE_COUNT", "a variant is one process; use CAPACITY_PERCENT")
-    smallest, largest = (1, 50) if kind == "CANARY" else (10, 50)
-    if not smallest <= size["Value"] <= largest:
-        raise validation(f"The size of a {kind} step must be between {smallest} and {largest} percent, not {size['Value']}.")
+    routing = policy["TrafficRoutingConfiguration"]
+    waits = len(traffic_steps(routing)) * routing["WaitIntervalInSeconds"] + policy.get("TerminationWaitInSeconds", 0)
+    if allowed <= waits:
+        raise validation(
+            f"MaximumExecutionTimeoutInSeconds {allowed} must be larger than the waiting that the policy asks for, {waits} seconds "
+            "(WaitIntervalInSeconds after each step of the traffic, and TerminationWaitInSeconds)."
+        )
+
+
+class Deadline:
+    """The moment by which an update must have moved all traffic, MaximumExecutionTimeoutInSeconds after its start."""
+
+    def __init__(self, deployment: Document | None) -> None:
+        self._allowed: float = (deployment or {}).get("BlueGreenUpdatePolicy", {}).get("MaximumExecutionTimeoutInSeconds", math.inf)
+        self.moment = time.monotonic() + self._allowed
+
+    def check(self) -> None:
+        """DeploymentFailed once it is past."""
+        if time.monotonic() >= self.moment:
+            raise DeploymentFailed(f"The deployment did not end within its MaximumExecutionTimeoutInSeconds of {self._allowed:g}.")
 
 
 def check_same_variants(deployment: Document | None, plans: list[VariantPlan], document: Document) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import shutil
 import threading
 import time
@@ -23,6 +24,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .deployments import (
+    Deadline,
     check_deployment,
     check_same_variants,
     in_service,
@@ -238,18 +240,21 @@ class Endpoints:
 
     def _replace(self, name: str, fleet: Fleet, deployment: Document | None) -> None:
         old = self._fleets[name]
+        deadline = Deadline(deployment)
         try:
-            self._start(fleet)
+            self._start(fleet, deadline.moment)
         except DeploymentFailed as error:
-            self._give_up(name, fleet, str(error))
+            self._give_up(name, str(error))
             return
         try:
-            self._shift(name, old, fleet, deployment or {})
+            self._shift(name, old, fleet, deployment or {}, deadline)
         except DeploymentFailed as error:
             self.routes[name] = Route([(old, 1.0)], weights_of(self._find(name).document))
             fleet.drain(self._loop, self._services.settings.invocation_timeout_seconds)
             fleet.stop(self._services.settings.endpoint_stop_grace_seconds)
-            self._give_up(name, fleet, str(error))
+            self._forget(fleet)
+            fleet.discard()
+            self._give_up(name, str(error))
             return
 
         def switch(resource: Resource) -> None:
@@ -269,10 +274,8 @@ class Endpoints:
         old.discard()
         self._services.store.update(KIND, name, lambda resource: in_service(resource, fleet))
 
-    def _give_up(self, name: str, fleet: Fleet, reason: str) -> None:
+    def _give_up(self, name: str, reason: str) -> None:
         """An update failed: the old fleet has served all the while and goes on."""
-        self._forget(fleet)
-        fleet.discard()
 
         def restore(resource: Resource) -> None:
             resource.document.update(EndpointStatus="InService", FailureReason=reason[:REASON_LENGTH], LastModifiedTime=now())
@@ -281,29 +284,37 @@ class Endpoints:
         if not self._closing.is_set():
             self._services.store.update(KIND, name, restore)
 
-    def _start(self, fleet: Fleet) -> None:
+    def _start(self, fleet: Fleet, deadline: float = math.inf) -> None:
         with self._lock:
             self._others.add(fleet)
-        fleet.start()
+        try:
+            fleet.start(deadline)
+        except BaseException:
+            self._forget(fleet)
+            if not self._closing.is_set():  # else the endpoint comes back with the next server, from these files
+                fleet.discard()
+            raise
         if self._closing.is_set():
             fleet.stop(self._services.settings.shutdown_grace_seconds)
             raise DeploymentFailed("The local SageMaker server ended.")
 
-    def _shift(self, name: str, old: Fleet, new: Fleet, deployment: Document) -> None:
+    def _shift(self, name: str, old: Fleet, new: Fleet, deployment: Document, deadline: Deadline) -> None:
         """Move the traffic in the policy's steps, watching its alarms in each interval."""
         policy = deployment.get("BlueGreenUpdatePolicy", {}).get("TrafficRoutingConfiguration", {"Type": "ALL_AT_ONCE"})
         alarms = [alarm["AlarmName"] for alarm in deployment.get("AutoRollbackConfiguration", {}).get("Alarms", []) if "AlarmName" in alarm]
         wait = policy.get("WaitIntervalInSeconds", 0)
         weights = weights_of(self._find(name).document)
         for share in traffic_steps(policy):
+            deadline.check()
             self.routes[name] = Route([(old, 1.0 - share), (new, share)], weights if share < 1.0 else {})
             if alarms or share < 1.0:
-                self._bake(alarms, wait)
+                self._bake(alarms, wait, deadline)
 
-    def _bake(self, alarms: list[str], seconds: float) -> None:
+    def _bake(self, alarms: list[str], seconds: float, deadline: Deadline) -> None:
         client = boto3.client("cloudwatch", region_name=self._services.settings.region, config=Config(connect_timeout=3, read_timeout=5))
-        deadline = time.monotonic() + seconds
+        done = time.monotonic() + seconds
         while True:
+            deadline.check()
             if alarms:
                 try:
                     states = client.describe_alarms(AlarmNames=alarms, AlarmTypes=["MetricAlarm", "CompositeAlarm"])
@@ -314,9 +325,9 @@ class Endpoints:
                 missing = sorted(set(alarms) - {alarm["AlarmName"] for alarm in found})
                 if tripped or missing:
                     raise DeploymentFailed(f"One or more alarms tripped during the deployment: {tripped or f'{missing} do not exist'}.")
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= done:
                 return
-            if self._closing.wait(min(_ALARM_SECONDS, max(0.0, deadline - time.monotonic()))):
+            if self._closing.wait(min(_ALARM_SECONDS, max(0.0, done - time.monotonic()))):
                 raise DeploymentFailed("The local SageMaker server ended.")
 
     def _apply_weights(self, name: str) -> None:

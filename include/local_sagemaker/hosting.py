@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import logging
+import math
 import shutil
 import socket
 import threading
@@ -90,8 +91,11 @@ class ModelServer:
         """The process of the container, if it runs."""
         return self._process.pid if self._process is not None else None
 
-    def start(self) -> None:
-        """Prepare the model, start the process and wait until it is healthy; DeploymentFailed if it does not become so."""
+    def start(self, deadline: float = math.inf) -> None:
+        """Prepare the model, start the process and wait until it is healthy; DeploymentFailed if it does not become so in time.
+
+        ``deadline`` is a moment of the monotonic clock; the variant's own startup timeout holds beside it.
+        """
         image = self._services.images.get(self.plan.image)
         if image is None:
             raise DeploymentFailed(
@@ -103,7 +107,7 @@ class ModelServer:
             raise DeploymentFailed(f"Failed to download model data for production variant {self.plan.name}: {error}") from error
         self._log_file.touch()
         self._followed = self._services.shipper.follow(self._log_file, self.log_group, self.log_stream)
-        deadline = time.monotonic() + self.plan.startup_seconds
+        deadline = min(deadline, time.monotonic() + self.plan.startup_seconds)
         for attempt in range(_START_ATTEMPTS):
             if self._launch(image, deadline):
                 return
@@ -199,13 +203,13 @@ class Fleet:
         self._services = services
         self.servers = {plan.name: ModelServer(services, endpoint, plan, self.directory / plan.name) for plan in plans}
 
-    def start(self) -> None:
-        """Start all variants at once; DeploymentFailed, with everything stopped again, if one does not become healthy."""
+    def start(self, deadline: float = math.inf) -> None:
+        """Start all variants at once; DeploymentFailed, with everything stopped again, if one does not become healthy in time."""
         failures: list[BaseException] = []
 
         def start(server: ModelServer) -> None:
             try:
-                server.start()
+                server.start(deadline)
             except BaseException as error:
                 failures.append(error)
 

@@ -239,6 +239,12 @@ class MirroredDirectory:
         self._storage = storage
         self._copied: dict[str, tuple[int, int]] = {}
 
+    def take_as_copied(self) -> None:
+        """Everything that is in the directory now came from S3: it is copied again when it changes, deleted there when it vanishes."""
+        for path in regular_files(self._directory):
+            state = path.stat()
+            self._copied[path.relative_to(self._directory).as_posix()] = (state.st_mtime_ns, state.st_size)
+
     def copy(self) -> None:
         """Copy what changed since the last call; a file that vanishes meanwhile is left for the next."""
         present = set()

@@ -76,9 +76,12 @@ def _encode(by: str, place: tuple[Any, str]) -> str:
 
 def _decode(token: str, by: str) -> tuple[Any, str]:
     try:
-        sorted_by, value, name = json.loads(base64.urlsafe_b64decode(token))
-    except (ValueError, binascii.Error) as error:
+        found = json.loads(base64.urlsafe_b64decode(token))
+    except (ValueError, binascii.Error, RecursionError) as error:
         raise validation(f"Invalid NextToken {token!r}.") from error
-    if sorted_by != by:
-        raise validation("The NextToken belongs to a request with another SortBy.")
-    return value, name
+    match found:
+        case [str(sorted_by), float() | str() as value, str(name)] if isinstance(value, float) == (sorted_by == "CreationTime"):
+            if sorted_by != by:
+                raise validation("The NextToken belongs to a request with another SortBy.")
+            return value, name
+    raise validation(f"Invalid NextToken {token!r}.")

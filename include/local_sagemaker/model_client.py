@@ -44,6 +44,7 @@ class _Connection(asyncio.Protocol):
         self._waiting: asyncio.Future[Answer] | None = None
         self._headers: dict[bytes, bytes] = {}
         self._chunks: list[bytes] = []
+        self._ends_with_connection = False
         self.answered_before = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -52,6 +53,7 @@ class _Connection(asyncio.Protocol):
     def ask(self, request: bytes, waiting: asyncio.Future[Answer]) -> None:
         self._waiting = waiting
         self._headers, self._chunks = {}, []
+        self._ends_with_connection = False
         self._parser = httptools.HttpResponseParser(self)
         if self._transport is None or self._transport.is_closing():
             self.connection_lost(None)
@@ -62,10 +64,15 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
+            self._ends_with_connection = False
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """A body with neither a length nor chunks ends where the connection does (RFC 9112, section 6.3), as HTTP/1.0 servers do it."""
+        self._ends_with_connection = b"content-length" not in self._headers and b"transfer-encoding" not in self._headers
 
     def on_body(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
@@ -74,6 +81,7 @@ class _Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200:  # an interim answer (100 Continue)
             self._headers, self._chunks = {}, []
+            self._ends_with_connection = False
             return
         waiting, self._waiting = self._waiting, None
         self.answered_before = True
@@ -87,7 +95,11 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._pool.forget(self)
         waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.done():
+        if waiting is None or waiting.done():
+            return
+        if self._ends_with_connection and error is None:
+            waiting.set_result(Answer(self._parser.get_status_code(), self._headers, b"".join(self._chunks)))
+        else:
             waiting.set_exception(Broken("the model server closed the connection before it had answered"))
 
     def close(self) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from .errors import not_supported, validation
 from .images import Image
 from .jobs import Services, refuse
+from .model_data import check_model_data
 from .registry import ModelPackages
-from .s3 import Location
 from .store import AlreadyExists, Document, Missing, Resource, now
 from .tags import tag_map
 
@@ -52,15 +52,18 @@ class Models:
         arn = self._services.settings.arn(f"model/{name}")
         if self._services.store.exists(MODEL, name):
             raise validation(f'Cannot create already existing model "{arn}".')
-        container = self._container(request)
-        self._check_data(resolve(container, self._packages))
+        container = resolve(self._container(request), self._packages)
+        find_hosting_image(self._services.images, container["Image"])
+        check_model_data(container, self._services.storage)
         document: Document = {
             **{key: value for key, value in request.items() if key != "Tags"},
             "ModelArn": arn,
             "CreationTime": now(),
         }
         document.setdefault("EnableNetworkIsolation", False)
-        _create(self._services, MODEL, name, document, arn, request, "model")
+        # what a package says is taken once: a model that was deployed can be deployed again, whatever became of its package
+        private = {"Arn": arn, "Container": container}
+        _create(self._services, MODEL, name, document, private, request, "model")
         return {"ModelArn": arn}
 
     def describe(self, request: Document) -> Document:
@@ -76,9 +79,13 @@ class Models:
         return {}
 
     def container_of(self, name: str) -> Document:
-        """The resolved container of a stored model: Image, ModelDataUrl or ModelDataSource, Environment."""
-        document = self._find(name).document
-        return resolve(document.get("PrimaryContainer") or document["Containers"][0], self._packages)
+        """The container of a stored model as it was resolved at its creation: Image, ModelDataUrl or ModelDataSource, Environment."""
+        model = self._find(name)
+        if "Container" in model.private:
+            container: Document = model.private["Container"]
+            return container
+        # a model of a state directory from before containers were kept
+        return resolve(model.document.get("PrimaryContainer") or model.document["Containers"][0], self._packages)
 
     def _find(self, name: str) -> Resource:
         try:
@@ -103,28 +110,6 @@ class Models:
         if ("Image" in container) == ("ModelPackageName" in container):
             raise validation("ContainerDefinition must have exactly one of Image and ModelPackageName.")
         return container
-
-    def _check_data(self, container: Document) -> None:
-        find_hosting_image(self._services.images, container["Image"])
-        if "ModelDataUrl" in container and "ModelDataSource" in container:
-            raise validation("ContainerDefinition must not have both ModelDataUrl and ModelDataSource.")
-        storage = self._services.storage
-        url = container.get("ModelDataUrl")
-        if url and not storage.exists(Location.parse(url)):
-            raise validation(f"Could not find model data at {url}.")
-        source = container.get("ModelDataSource", {}).get("S3DataSource")
-        if source is not None:
-            refuse(
-                source,
-                {"ManifestS3Uri": "list the files under one prefix", "HubAccessConfig": "hub content is only on AWS"},
-                "S3DataSource.",
-            )
-            if source["S3DataType"] == "S3Prefix" and source["CompressionType"] == "Gzip":
-                raise validation("ModelDataSource with S3DataType S3Prefix must have CompressionType None.")
-            location = Location.parse(source["S3Uri"])
-            found = storage.any_under(location) if source["S3DataType"] == "S3Prefix" else storage.exists(location)
-            if not found:
-                raise validation(f"Could not find model data at {source['S3Uri']}.")
 
 
 def resolve(container: Document, packages: ModelPackages) -> Document:
@@ -185,7 +170,7 @@ class EndpointConfigs:
             "EndpointConfigArn": arn,
             "CreationTime": now(),
         }
-        _create(self._services, CONFIG, name, document, arn, request, "endpoint configuration")
+        _create(self._services, CONFIG, name, document, {"Arn": arn}, request, "endpoint configuration")
         return {"EndpointConfigArn": arn}
 
     def describe(self, request: Document) -> Document:
@@ -221,13 +206,13 @@ class EndpointConfigs:
             raise _missing("model", self._services.settings.arn(f"model/{variant['ModelName']}"))
 
 
-def _create(services: Services, kind: str, name: str, document: Document, arn: str, request: Document, noun: str) -> None:
+def _create(services: Services, kind: str, name: str, document: Document, private: Document, request: Document, noun: str) -> None:
     try:
         with services.store.transaction():
-            services.store.create(kind, name, document, {"Arn": arn})
-            services.store.set_tags(arn, tag_map(request))
+            services.store.create(kind, name, document, private)
+            services.store.set_tags(private["Arn"], tag_map(request))
     except AlreadyExists as error:
-        raise validation(f'Cannot create already existing {noun} "{arn}".') from error
+        raise validation(f'Cannot create already existing {noun} "{private["Arn"]}".') from error
 
 
 def _missing(noun: str, arn: str) -> Exception:

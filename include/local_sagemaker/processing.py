@@ -8,6 +8,7 @@ the exit code decides; ``/opt/ml/output/message`` becomes the ExitMessage. Outpu
 
 from __future__ import annotations
 
+import codecs
 import shutil
 from pathlib import PurePosixPath
 
@@ -186,11 +187,12 @@ class ProcessingJob(Job):
             return None
         with place.open("rb") as file:
             content = file.read(REASON_LENGTH + 1)
-        try:
-            text = content.decode("utf-8")
+        too_long = len(content) > REASON_LENGTH
+        try:  # of a message that is too long, the last character may have been cut
+            text = codecs.getincrementaldecoder("utf-8")().decode(content, final=not too_long)
         except UnicodeDecodeError as error:
             raise JobFailed("ClientError: /opt/ml/output/message is not UTF-8") from error
-        if len(content) > REASON_LENGTH:
+        if too_long:
             raise JobFailed("ClientError: /opt/ml/output/message is larger than 1 KB")
         return text
 
@@ -240,7 +242,7 @@ def _check(request: Document) -> None:
         _check_output(item)
     places = [item["S3Input"]["LocalPath"] for item in inputs if not item.get("AppManaged")]
     places += [output["LocalPath"] for output in _managed_outputs(request)]
-    if len(set(places)) != len(places):
+    if len({PurePosixPath(place) for place in places}) != len(places):
         raise validation(f"LocalPath must be unique among processing inputs and outputs, but the request has {places}")
 
 
@@ -252,6 +254,7 @@ def _check_input(item: Document) -> None:
         return
     refuse(item, {"DatasetDefinition": "Athena and Redshift are only on AWS"}, where)
     source = item["S3Input"]
+    Location.parse(source["S3Uri"])
     _check_local_path(where, source.get("LocalPath"))
     if source.get("S3InputMode", "File") == "Pipe":
         raise not_supported(f"{where}S3InputMode Pipe", "use File")
@@ -265,6 +268,7 @@ def _check_output(item: Document) -> None:
         raise validation(f"{where}exactly one of S3Output and FeatureStoreOutput must be given.")
     refuse(item, {"FeatureStoreOutput": "the feature store is not part of it"}, where)
     if not item.get("AppManaged"):
+        Location.parse(item["S3Output"]["S3Uri"])
         _check_local_path(where, item["S3Output"].get("LocalPath"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .errors import conflict, not_supported, validation
 from .jobs import Services
 from .listing import answer, page
+from .model_data import check_model_data
 from .store import AlreadyExists, Document, Missing, Resource, now
 from .tags import tag_map
 
@@ -103,14 +104,17 @@ class ModelPackages:
             )
         if "InferenceSpecification" not in request and request.get("ModelPackageRegistrationType") != "Logged":
             raise validation("InferenceSpecification is required.")
+        if "ModelPackageGroupName" in request and request.get("Tags"):
+            raise validation(
+                "A versioned model package uses the tags of its group: CreateModelPackage cannot have Tags with ModelPackageGroupName."
+            )
         token = request.get("ClientToken")
+        if (arn := self._made_before(token, request)) is not None:
+            return {"ModelPackageArn": arn}
+        self._check_data(request)  # asks S3, so not within the transaction
         with self._services.store.transaction():
-            if token is not None:
-                made = next((found for found in self._services.store.all(PACKAGE) if found.private.get("ClientToken") == token), None)
-                if made is not None:
-                    if made.private["Request"] != _without(request, "ClientToken"):
-                        raise conflict(f"ClientToken {token} was used by a request with other parameters.")
-                    return {"ModelPackageArn": made.document["ModelPackageArn"]}
+            if (arn := self._made_before(token, request)) is not None:
+                return {"ModelPackageArn": arn}
             document = self._new(request)
             arn = document["ModelPackageArn"]
             private = {"Arn": arn, "ClientToken": token, "Request": _without(request, "ClientToken")}
@@ -164,6 +168,7 @@ class ModelPackages:
         for member in ("ModelCard", "AdditionalInferenceSpecificationsToAdd"):
             if request.get(member):
                 raise not_supported(member, "it is not part of the local registry")
+        self._check_data(request)
         remove = request.get("CustomerMetadataPropertiesToRemove", [])
 
         def change(resource: Resource) -> None:
@@ -198,6 +203,21 @@ class ModelPackages:
         """DeleteModelPackage; its version number is not used again."""
         self._services.store.delete(PACKAGE, self._get(request["ModelPackageName"]).name)
         return {}
+
+    def _made_before(self, token: str | None, request: Document) -> str | None:
+        """The ARN of what an earlier request with this ClientToken made."""
+        if token is None:
+            return None
+        made = next((found for found in self._services.store.all(PACKAGE) if found.private.get("ClientToken") == token), None)
+        if made is None:
+            return None
+        if made.private["Request"] != _without(request, "ClientToken"):
+            raise conflict(f"ClientToken {token} was used by a request with other parameters.")
+        return str(made.document["ModelPackageArn"])
+
+    def _check_data(self, request: Document) -> None:
+        for container in request.get("InferenceSpecification", {}).get("Containers", []):
+            check_model_data(container, self._services.storage)
 
     def _get(self, name_or_arn: str) -> Resource:
         prefix = self._services.settings.arn("model-package/")

@@ -8,14 +8,17 @@ unpacked, and any other member is refused.
 from __future__ import annotations
 
 import json
+import logging
+import lzma
 import os
+import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -23,12 +26,17 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from .errors import JobFailed
+from .errors import JobFailed, ServiceError, validation
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+log = logging.getLogger(__name__)
+
 _PARALLEL = 4
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")  # what S3's own client accepts
+_HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?")
+_READ_BYTES = 1024 * 1024
 _MISSING_CODES = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 
 
@@ -41,15 +49,21 @@ class Location:
 
     @classmethod
     def parse(cls, uri: str) -> Location:
-        """From ``s3://bucket/key`` or a path-style or virtual-hosted ``https://`` address."""
-        parts = urlsplit(uri)
-        path = parts.path.lstrip("/")
-        if parts.scheme == "s3":
-            return cls(parts.netloc, path)
-        host = parts.netloc
-        if ".s3." in host or ".s3-" in host:
-            return cls(host.split(".s3", 1)[0], path)
-        bucket, _, key = path.partition("/")
+        """From ``s3://bucket/key`` or a path-style or virtual-hosted ``https://`` address; ValidationException if it is neither.
+
+        The key of an ``s3://`` address is everything after the bucket: ``#``, ``?`` and ``%`` are ordinary characters of a key.
+        """
+        scheme, _, rest = uri.partition("://")
+        host, _, path = rest.partition("/")
+        if scheme == "s3":
+            bucket, key = host, path
+        elif ".s3." in host or ".s3-" in host:
+            bucket, key = host.split(".s3", 1)[0], path
+        else:
+            bucket, _, key = path.partition("/")
+        known = scheme == "s3" or (scheme == "https" and _HOST.fullmatch(host))
+        if not known or not _BUCKET.fullmatch(bucket):
+            raise validation(f"{uri!r} is not the address of a place in S3. Give s3://BUCKET/KEY.")
         return cls(bucket, key)
 
     def join(self, *names: str) -> Location:
@@ -78,6 +92,8 @@ class Storage:
 
     def exists(self, location: Location) -> bool:
         """Whether the object is there (a missing bucket counts as missing)."""
+        if not location.key:
+            return False
         try:
             self._client.head_object(Bucket=location.bucket, Key=location.key)
         except ClientError as error:
@@ -168,7 +184,10 @@ class Storage:
         if not well_formed or not all(isinstance(name, str) for name in entries[1:]):
             raise JobFailed(f'ClientError: Failed to download data. The manifest {location} must be [{{"prefix": "s3://…"}}, "key", …]')
         prefix: str = entries[0]["prefix"]
-        return [RemoteFile(Location.parse(prefix + name), name.lstrip("/")) for name in entries[1:]]
+        try:
+            return [RemoteFile(Location.parse(prefix + name), name.lstrip("/")) for name in entries[1:]]
+        except ServiceError as error:
+            raise JobFailed(f"ClientError: Failed to download data. In the manifest {location}: {error.message}") from error
 
 
 def _relative(key: str, prefix: str) -> str:
@@ -180,7 +199,9 @@ def _relative(key: str, prefix: str) -> str:
 
 
 def regular_files(directory: Path) -> Iterator[Path]:
-    """Every regular file below a directory, in order, links not followed."""
+    """Every regular file below a directory, in order, links not followed; none if the directory is gone or itself a link."""
+    if directory.is_symlink():
+        return
     for root, folders, names in os.walk(directory):
         folders.sort()
         for name in sorted(names):
@@ -190,10 +211,20 @@ def regular_files(directory: Path) -> Iterator[Path]:
 
 
 def pack(directory: Path, archive: Path) -> None:
-    """A ``.tar.gz`` of the directory's content, files at its root."""
+    """A ``.tar.gz`` of the regular files and folders below a directory, at its root: what ``unpack`` takes; links are left out."""
+
+    def storable(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if member.islnk():  # a further name of a file that the archive already has: stored as a file of its own
+            member.type, member.size = tarfile.REGTYPE, (directory / member.name).stat().st_size
+        elif not (member.isfile() or member.isdir()):
+            log.warning("%s: %s is no regular file or folder and is left out", archive, member.name)
+            return None
+        return member
+
+    present = directory.is_dir() and not directory.is_symlink()
     with tarfile.open(archive, "w:gz", compresslevel=6) as tar:
-        for entry in sorted(directory.iterdir()):
-            tar.add(entry, arcname=entry.name)
+        for entry in sorted(directory.iterdir()) if present else []:
+            tar.add(entry, arcname=entry.name, filter=storable)
 
 
 def unpack(archive: Path, directory: Path) -> None:
@@ -209,5 +240,8 @@ def unpack(archive: Path, directory: Path) -> None:
                 if not (member.isfile() or member.isdir()) or not (root / member.name).resolve().is_relative_to(root):
                     raise tarfile.ExtractError(f"{member.name!r} is no regular file or folder inside the archive")
                 tar.extract(member, root, set_attrs=False)
-    except (tarfile.TarError, OSError, EOFError) as error:
+            while tar.fileobj is not None and tar.fileobj.read(_READ_BYTES):  # to the end, where the checksum is verified
+                pass
+    # a damaged archive may also give tarfile headers that it cannot read (ValueError)
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise JobFailed(f"ClientError: Failed to extract model data archive {archive.name}: {error}") from error

@@ -29,6 +29,7 @@ _T = TypeVar("_T")
 _SURROGATE_PAIRS = r"\uD800\uDC00-\uDBFF\uDFFF"
 _JAVA_CLASSES = {"Alnum": "a-zA-Z0-9", "ASCII": r"\x00-\x7F", "Print": r"\x20-\x7E"}
 _MAX_SHOWN_ERRORS = 10
+_LARGEST = {"integer": 2**31 - 1, "long": 2**63 - 1, "float": (2 - 2**-23) * 2.0**127, "double": sys.float_info.max}
 
 
 class Operations:
@@ -40,7 +41,10 @@ class Operations:
         self.target_prefix: str = self._model.metadata.get("targetPrefix", "")
 
     def check(self, operation: str, request: object) -> dict[str, Any]:
-        """The request, if AWS would accept its shape; otherwise a ServiceError naming the member and the constraint."""
+        """The request, if AWS would accept its shape; otherwise a ServiceError naming the member and the constraint.
+
+        Members that are null count as absent, as in AWS's JSON protocol, and whole numbers are given as int (``1.0`` → ``1``).
+        """
         if not isinstance(request, dict):
             raise ServiceError("SerializationException", "The request body must be a JSON object")
         shape = self._model.operation_model(operation).input_shape
@@ -50,7 +54,8 @@ class Operations:
         if problems:
             count = f"{len(problems)} validation error{'s' if len(problems) > 1 else ''} detected: "
             raise validation(count + "; ".join(problems[:_MAX_SHOWN_ERRORS]))
-        return request
+        found: dict[str, Any] = _canonical(shape, request)
+        return found
 
     def project(self, operation: str, document: dict[str, Any]) -> dict[str, Any]:
         """The members of ``document`` that the operation's response documents."""
@@ -63,6 +68,16 @@ class Operations:
         """The member names of a structure, for summaries in List* responses."""
         shape = self._model.shape_for(shape_name)
         return frozenset(shape.members) if isinstance(shape, StructureShape) else frozenset()
+
+
+def _canonical(shape: Shape, value: Any) -> Any:
+    if isinstance(shape, StructureShape):
+        return {name: _canonical(shape.members[name], item) for name, item in value.items() if item is not None}
+    if isinstance(shape, ListShape):
+        return [_canonical(shape.member, item) for item in value]
+    if isinstance(shape, MapShape):
+        return {key: _canonical(shape.value, item) for key, item in value.items()}
+    return int(value) if shape.type_name in {"integer", "long"} else value
 
 
 def _path(parent: str, member: str) -> str:
@@ -98,8 +113,7 @@ def _problems(shape: Shape, value: object, path: str) -> Iterator[str]:
     elif kind == "boolean":
         _typed(value, bool, "Boolean", path)
     elif kind == "timestamp":
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _wrong_type(value, "Timestamp (seconds since 1970)", path)
+        _number(value, sys.float_info.max, "Timestamp (seconds since 1970)", path)
     elif kind == "blob":
         try:
             base64.b64decode(_typed(value, str, "Blob", path), validate=True)
@@ -165,13 +179,23 @@ def _string_problems(shape: Shape, value: str, path: str) -> Iterator[str]:
 
 def _number_problems(shape: Shape, value: object, path: str) -> Iterator[str]:
     whole = shape.type_name in {"integer", "long"}
-    if isinstance(value, bool) or not isinstance(value, int | float) or (whole and int(value) != value):
-        raise _wrong_type(value, "Integer" if whole else "Number", path)
+    number = _number(value, _LARGEST[shape.type_name], "Integer" if whole else "Number", path)
+    if whole and int(number) != number:
+        raise _wrong_type(value, "Integer", path)
     smallest, largest = shape.metadata.get("min"), shape.metadata.get("max")
-    if smallest is not None and value < smallest:
+    if smallest is not None and number < smallest:
         yield _failed(path, value, f"Member must have value greater than or equal to {smallest}")
-    if largest is not None and value > largest:
+    if largest is not None and number > largest:
         yield _failed(path, value, f"Member must have value less than or equal to {largest}")
+
+
+def _number(value: object, largest: float, name: str, path: str) -> int | float:
+    """A finite number that the type can hold (JSON's ``1e400`` is read as infinity)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong_type(value, name, path)
+    if not -largest <= value <= largest:  # false for NaN as well
+        raise ServiceError("SerializationException", f"'{path}' is out of the range of the type {name}")
+    return value
 
 
 @functools.cache

@@ -41,7 +41,9 @@ class Tags:
 
     def add(self, request: Document) -> Document:
         """AddTags."""
-        self._check(request["ResourceArn"])
+        kind, name = self._check(request["ResourceArn"])
+        if kind == "model-package" and "/" in name:
+            raise validation("A versioned model package uses the tags of its model package group: tag the group.")
         with self._store.transaction():
             self._store.set_tags(request["ResourceArn"], tag_map(request))
             if len(self._store.tags(request["ResourceArn"])) > _LIMIT:
@@ -62,9 +64,11 @@ class Tags:
     def _listed(self, arn: str) -> Sequence[dict[str, str]]:
         return [{"Key": key, "Value": value} for key, value in self._store.tags(arn).items()]
 
-    def _check(self, arn: str) -> None:
+    def _check(self, arn: str) -> tuple[str, str]:
+        """The kind and name of an existing resource."""
         prefix = self._settings.arn("")
         resource, _, name = arn.removeprefix(prefix).partition("/")
         kind = KINDS.get(resource)
         if not arn.startswith(prefix) or kind is None or not self._store.exists(kind, name):
             raise validation(f"Could not find resource with ARN {arn}.")
+        return kind, name

@@ -207,9 +207,9 @@ class TrainingJob(Job):
         """Upload model and output, and write how it ended."""
         model, data = self.ml / "model", self.ml / "output/data"
         succeeded = code == 0 and self.ending is None
-        if any(data.iterdir()):
+        if _has_content(data):
             self._ship(data, "output")
-        if succeeded or (self.ending is not None and any(model.iterdir())):
+        if succeeded or (self.ending is not None and _has_content(model)):
             self._move("Uploading", "Uploading generated training model")
             self._ship(model, "model")
         publish_final(self.services.settings.region, self.name, self._metrics.final)
@@ -266,6 +266,7 @@ class TrainingJob(Job):
         ]
         self.services.storage.download(files, directory)
         self._checkpoints = MirroredDirectory(directory, location, self.services.storage, deletions=True)
+        self._checkpoints.take_as_copied()
 
     def _write_configuration(self) -> None:
         self.write_json("input/config/hyperparameters.json", self.request.get("HyperParameters", {}))
@@ -336,6 +337,11 @@ def finish(document: Document, status: str, secondary: str, reason: str | None) 
         document["FailureReason"] = reason
 
 
+def _has_content(directory: Path) -> bool:
+    """Whether there is anything to upload: a container may have removed its directory, or put a link in its place."""
+    return directory.is_dir() and not directory.is_symlink() and any(directory.iterdir())
+
+
 def _artifacts(request: Document) -> str:
     place = Location.parse(request["OutputDataConfig"]["S3OutputPath"]).join(request["TrainingJobName"], "output")
     return f"{place.join('model')}/" if request["OutputDataConfig"].get("CompressionType") == "NONE" else str(place.join("model.tar.gz"))
@@ -358,6 +364,8 @@ def _check(request: Document) -> None:
         raise validation(f"Channel names must be unique, but the request has {names}")
     for channel in request.get("InputDataConfig", []):
         _check_channel(channel)
+    if "CheckpointConfig" in request:
+        Location.parse(request["CheckpointConfig"]["S3Uri"])
     checkpoints = request.get("CheckpointConfig", {}).get("LocalPath", _LOCAL_CHECKPOINTS)
     if not checkpoints.startswith("/opt/ml/") or ".." in Path(checkpoints).parts:
         raise not_supported("CheckpointConfig.LocalPath", f"{checkpoints} lies outside of /opt/ml")

@@ -143,7 +143,7 @@ class SetApprovalOperator(AwsBaseOperator[SageMakerHook]):
 
     def execute(self, context: Context) -> str:
         if not self.decision and self.route != self.task_id:
-            raise AirflowFailException(f"nobody has decided about {self.model_package} (route {self.route!r}): clear ask_for_approval, and answer it there")
+            raise AirflowFailException(f"nobody has decided about {self.model_package} : clear ask_for_approval, and answer it there")
         found = self.hook.conn.describe_model_package(ModelPackageName=self.model_package)
         if found["ModelApprovalStatus"] not in {"PendingManualApproval", self.status}:
             status, why = found["ModelApprovalStatus"], found.get("ApprovalDescription")

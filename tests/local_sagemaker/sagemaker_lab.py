@@ -30,7 +30,7 @@ BUCKET = "sagemaker-tests"
 
 # One module that plays every part; which part, and how badly, it is told by arguments, hyperparameters and environment.
 TINY = """
-import asyncio, atexit, json, os, pathlib, signal, subprocess, sys, threading, time
+import asyncio, atexit, json, os, pathlib, shutil, signal, subprocess, sys, threading, time
 
 base = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
 
@@ -50,6 +50,15 @@ def train():
     if act == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
+    if act == "tidy":
+        shutil.rmtree(base / "model")
+        shutil.rmtree(base / "output/data")
+        (base / "checkpoints/step-1").unlink()
+        return
+    if act == "link":
+        (base / "model/real").write_text("real")
+        (base / "model/link").symlink_to("/etc/hostname")
+        return
     if act == "fail":
         (base / "output/failure").write_text("the data are bad" + "!" * 2000)
         sys.exit(3)
@@ -93,6 +102,9 @@ def process(arguments):
     if act == "fail":
         (base / "output/message").write_text("seven rows were bad")
         sys.exit(7)
+    if act == "long message":
+        (base / "output/message").write_text(arguments[1] * 1000, "utf-8")
+        return
     if act == "sleep":
         time.sleep(600)
     out = base / "processing/out"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import io
+import json
+import random
 import tarfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -214,6 +217,52 @@ def test_a_canary_is_rolled_back_by_its_alarm(server: Server) -> None:
     server.sagemaker.delete_endpoint(EndpointName="canary")
 
 
+def linear(timeout: int, wait: int) -> dict[str, Any]:
+    routing = {"Type": "LINEAR", "WaitIntervalInSeconds": wait, "LinearStepSize": {"Type": "CAPACITY_PERCENT", "Value": 25}}
+    return {"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing, "MaximumExecutionTimeoutInSeconds": timeout}}
+
+
+def test_a_timeout_must_leave_time_for_the_waits(server: Server, split: str) -> None:
+    update = server.sagemaker.update_endpoint
+    request = {"EndpointName": split, "EndpointConfigName": "split-config"}
+    code, message = error_of(lambda: update(**request, DeploymentConfig=linear(600, 150)))  # four steps
+    assert code == "ValidationException"
+    assert "MaximumExecutionTimeoutInSeconds 600 must be larger than the waiting that the policy asks for, 600 seconds" in message
+
+
+class Impatient(Server):
+    """A server whose service model allows a timeout of 1 second, by botocore's own way to amend a model; AWS's smallest is 600."""
+
+    def environment(self) -> dict[str, str]:
+        home = self.state.parent / "home"
+        amended = home / ".aws/models/sagemaker/2017-07-24/service-2.sdk-extras.json"
+        amended.parent.mkdir(parents=True, exist_ok=True)
+        amended.write_text(json.dumps({"merge": {"shapes": {"MaximumExecutionTimeoutInSeconds": {"min": 1}}}}))
+        return {**super().environment(), "HOME": str(home)}
+
+
+def test_a_deployment_that_takes_too_long_is_rolled_back(aws: str, tmp_path: Path) -> None:
+    server = Impatient(tmp_path, aws).start()
+    try:
+        sagemaker = server.client("sagemaker", parameter_validation=False)
+        server.model("timely")
+        server.model("tardy", START_SECONDS="2.5")
+        server.endpoint("timely", {"AllTraffic": ("timely", 1)})
+        server.config("tardy", {"AllTraffic": ("tardy", 1)})
+        for deployment, reason in (
+            (linear(5, 1), "did not end within its MaximumExecutionTimeoutInSeconds of 5."),  # 2.5 s to start and 3 s of waits
+            (linear(1, 0), "did not pass the ping health check"),  # never started in time
+        ):
+            sagemaker.update_endpoint(EndpointName="timely", EndpointConfigName="tardy", DeploymentConfig=deployment)
+            described = server.settled("timely")
+            assert described["EndpointConfigName"] == "timely-config"
+            assert reason in described["FailureReason"]
+            assert {server.invoke("timely")["model"] for _ in range(10)} == {"timely"}
+            assert len(list((server.state / "endpoints/timely").iterdir())) == 1  # the fleet that serves
+    finally:
+        server.close()
+
+
 def test_a_model_server_that_dies_is_started_again(server: Server) -> None:
     server.model("mortal", START_SECONDS="0.3")
     server.endpoint("mortal", {"AllTraffic": ("mortal", 1)})
@@ -309,10 +358,28 @@ def test_an_archive_that_leads_out_of_its_directory_is_refused(server: Server) -
     assert described["EndpointStatus"] == "Failed"
     assert "'../../../escaped.txt' is no regular file or folder inside the archive" in described["FailureReason"]
     assert not list(server.state.rglob("escaped.txt"))
+    assert not list((server.state / "endpoints/evil").glob("*"))  # nothing of the failed fleet is left
     code, _ = error_of(lambda: server.invoke("evil"))
     assert code == "ValidationError"
     server.sagemaker.delete_endpoint(EndpointName="evil")  # a failed endpoint can only be deleted
     wait_until(lambda: server.sagemaker.list_endpoints(NameContains="evil")["Endpoints"] == [])
+
+
+def test_a_damaged_archive_is_the_endpoints_reason(server: Server) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        member = tarfile.TarInfo("weights")
+        member.size = 100_000
+        tar.addfile(member, io.BytesIO(random.Random(0).randbytes(100_000)))  # incompressible: only the checksum tells
+    content = bytearray(buffer.getvalue())
+    content[50_000] ^= 0xFF
+    url = server.put("models/damaged.tar.gz", bytes(content))
+    server.sagemaker.create_model(ModelName="damaged", ExecutionRoleArn=ROLE, PrimaryContainer={"Image": IMAGE, "ModelDataUrl": url})
+    described = server.endpoint("damaged", {"AllTraffic": ("damaged", 1)})
+    assert described["EndpointStatus"] == "Failed"
+    assert described["FailureReason"].startswith("Failed to download model data for production variant AllTraffic: ")
+    assert "Failed to extract model data archive" in described["FailureReason"]
+    server.sagemaker.delete_endpoint(EndpointName="damaged")
 
 
 def test_the_endpoints_metrics_and_logs_are_in_cloudwatch(server: Server) -> None:

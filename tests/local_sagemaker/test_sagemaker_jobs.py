@@ -225,6 +225,43 @@ def test_a_processing_job(server: Server) -> None:
     assert len(streams["logStreams"]) == 1
 
 
+def test_a_job_may_remove_its_directories_and_checkpoints(server: Server) -> None:
+    server.put("checkpoints/tidy/step-1", b"1")
+    checkpoints = {"S3Uri": f"s3://{BUCKET}/checkpoints/tidy"}
+    job = server.train("tidy", HyperParameters={"act": "tidy"}, CheckpointConfig=checkpoints)
+    assert job["TrainingJobStatus"] == "Completed", job["FailureReason"]
+    assert archive(server, job["ModelArtifacts"]["S3ModelArtifacts"]) == {}
+    assert "Contents" not in server.s3.list_objects_v2(Bucket=BUCKET, Prefix="out/tidy/output/output.tar.gz")
+    assert "Contents" not in server.s3.list_objects_v2(Bucket=BUCKET, Prefix="checkpoints/tidy/")  # deleted here, deleted there
+
+
+def test_links_are_left_out_of_the_model(server: Server) -> None:
+    job = server.train("linked", HyperParameters={"act": "link"})
+    uri = job["ModelArtifacts"]["S3ModelArtifacts"]
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with tarfile.open(fileobj=io.BytesIO(server.s3.get_object(Bucket=bucket, Key=key)["Body"].read())) as tar:
+        assert tar.getnames() == ["real"]
+
+
+def test_a_channel_may_be_a_key_with_any_character(server: Server) -> None:
+    uri = server.put("odd/day=1#part?x=%20/a.csv")
+    channel = {"ChannelName": "odd", "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": uri.rpartition("a.csv")[0]}}}
+    job = server.train("odd-key", InputDataConfig=[channel])
+    report = json.loads(archive(server, job["ModelArtifacts"]["S3ModelArtifacts"])["report.json"])
+    assert report["files"] == ["odd/a.csv"]
+
+
+@pytest.mark.parametrize(("letter", "told"), [("x", None), ("é", "is larger than 1 KB"), ("日", "is larger than 1 KB")])
+def test_an_exit_message_that_is_too_long(server: Server, letter: str, told: str | None) -> None:
+    name = f"message-{ord(letter)}"
+    server.sagemaker.create_processing_job(**server.processing_request(name, ["long message", letter]))
+    job = server.processing_end(name)
+    if told is None:
+        assert job["ExitMessage"] == letter * 1000
+    else:
+        assert told in job["FailureReason"]
+
+
 def test_a_failing_processing_job_says_why(server: Server) -> None:
     server.sagemaker.create_processing_job(**server.processing_request("processing-fails", ["fail"]))
     job = server.processing_end("processing-fails")

@@ -5,13 +5,19 @@ from __future__ import annotations
 import concurrent.futures
 from typing import Any
 
-from sagemaker_lab import IMAGE, Server, error_of
+import pytest
+from sagemaker_lab import BUCKET, IMAGE, ROLE, Server, error_of
 
 SPECIFICATION = {
-    "Containers": [{"Image": IMAGE, "ModelDataUrl": "s3://models/a.tar.gz"}],
+    "Containers": [{"Image": IMAGE, "ModelDataUrl": f"s3://{BUCKET}/registry/a.tar.gz"}],
     "SupportedContentTypes": ["text/csv"],
     "SupportedResponseMIMETypes": ["application/json"],
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model_data(server: Server) -> None:
+    server.put("registry/a.tar.gz")
 
 
 def register(server: Server, group: str, **more: Any) -> str:
@@ -131,6 +137,56 @@ def test_unversioned_packages(server: Server) -> None:
     create = sagemaker.create_model_package
     assert error_of(lambda: create(ModelPackageName="single", InferenceSpecification=SPECIFICATION))[0] == "ConflictException"
     assert error_of(lambda: create(InferenceSpecification=SPECIFICATION))[0] == "ValidationException"
+
+
+def test_model_data_must_exist(server: Server) -> None:
+    sagemaker = server.sagemaker
+    sagemaker.create_model_package_group(ModelPackageGroupName="data")
+    nowhere = f"s3://{BUCKET}/registry/nowhere.tar.gz"
+    missing = {**SPECIFICATION, "Containers": [{"Image": IMAGE, "ModelDataUrl": nowhere}]}
+    create = sagemaker.create_model_package
+    refused = ("ValidationException", f"Could not find model data at {nowhere}.")
+    assert error_of(lambda: create(ModelPackageGroupName="data", InferenceSpecification=missing)) == refused
+    arn = register(server, "data")
+    assert arn.endswith("/1")  # a refused request takes no number
+    update = sagemaker.update_model_package
+    assert error_of(lambda: update(ModelPackageArn=arn, InferenceSpecification=missing)) == refused
+    for url in ("s3://no-such-bucket-here/a.tar.gz", f"s3://{BUCKET}/"):
+        specification = {**SPECIFICATION, "Containers": [{"Image": IMAGE, "ModelDataUrl": url}]}
+        code, _ = error_of(lambda specification=specification: create(ModelPackageGroupName="data", InferenceSpecification=specification))  # type: ignore[misc]
+        assert code == "ValidationException"
+
+
+def test_a_model_keeps_what_its_package_said(server: Server) -> None:
+    """A deployment that returns to an earlier configuration must not fail because the package was rejected since."""
+    server.put("registry/loose/answer.txt", b"kept")
+    source = {"S3Uri": f"s3://{BUCKET}/registry/loose/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+    specification = {**SPECIFICATION, "Containers": [{"Image": IMAGE, "ModelDataSource": {"S3DataSource": source}}]}
+    server.sagemaker.create_model_package_group(ModelPackageGroupName="kept")
+    arn = server.sagemaker.create_model_package(
+        ModelPackageGroupName="kept", ModelApprovalStatus="Approved", InferenceSpecification=specification
+    )["ModelPackageArn"]
+    server.sagemaker.create_model(ModelName="kept", ExecutionRoleArn=ROLE, Containers=[{"ModelPackageName": arn}])
+    server.sagemaker.update_model_package(ModelPackageArn=arn, ModelApprovalStatus="Rejected")
+    assert server.endpoint("kept", {"AllTraffic": ("kept", 1)})["EndpointStatus"] == "InService"
+    assert server.invoke("kept")["model"] == "kept"
+    server.sagemaker.delete_endpoint(EndpointName="kept")
+
+
+def test_versions_have_the_tags_of_their_group(server: Server) -> None:
+    server.sagemaker.create_model_package_group(ModelPackageGroupName="group-tags")
+    tags = [{"Key": "team", "Value": "fraud"}]
+    code, message = error_of(lambda: register(server, "group-tags", Tags=tags))
+    assert code == "ValidationException"
+    assert "tags of its group" in message
+    arn = register(server, "group-tags")
+    code, message = error_of(lambda: server.sagemaker.add_tags(ResourceArn=arn, Tags=tags))
+    assert code == "ValidationException"
+    assert "tag the group" in message
+    arn = server.sagemaker.create_model_package(ModelPackageName="own-tags", InferenceSpecification=SPECIFICATION, Tags=tags)[
+        "ModelPackageArn"
+    ]
+    assert server.sagemaker.list_tags(ResourceArn=arn)["Tags"] == tags
 
 
 def test_tags(server: Server) -> None:

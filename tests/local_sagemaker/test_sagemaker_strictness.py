@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import urllib.error
@@ -95,6 +96,9 @@ TRAINING: list[tuple[str, Any, str, str]] = [
     ("InputDataConfig.0.CompressionType", "Gzip", "ValidationException", "Pipe mode"),
     ("InputDataConfig.0.ShuffleConfig", {"Seed": 1}, "ValidationException", "ShuffleConfig"),
     ("InputDataConfig", [], "ValidationException", "greater than or equal to 1"),
+    ("InputDataConfig.0.DataSource.S3DataSource.S3Uri", "https://[", "ValidationException", "is not the address of a place in S3"),
+    ("OutputDataConfig.S3OutputPath", "s3://no bucket/out", "ValidationException", "is not the address of a place in S3"),
+    ("CheckpointConfig", {"S3Uri": "https://host"}, "ValidationException", "is not the address of a place in S3"),
     ("ExperimentConfig", {"ExperimentName": "e"}, "ValidationException", "does not support ExperimentConfig"),
     ("DebugHookConfig", {"S3OutputPath": "s3://bucket/x"}, "ValidationException", "does not support DebugHookConfig"),
     ("CheckpointConfig", {"S3Uri": "s3://bucket/x", "LocalPath": "/tmp/x"}, "ValidationException", "CheckpointConfig.LocalPath"),
@@ -128,6 +132,12 @@ PROCESSING: list[tuple[str, Any, str]] = [
     ("ProcessingOutputConfig.Outputs.0.S3Output.LocalPath", "/tmp/out", "must start with /opt/ml/processing/"),
     ("ProcessingOutputConfig.Outputs.0.S3Output.LocalPath", "/opt/ml/processing/../../etc", "must start with /opt/ml/processing/"),
     ("ProcessingOutputConfig.Outputs.0.S3Output.LocalPath", None, "LocalPath is required"),
+    ("ProcessingOutputConfig.Outputs.0.S3Output.S3Uri", "https://[/x", "is not the address of a place in S3"),
+    (
+        "ProcessingInputs",
+        [{"InputName": "i", "S3Input": {"S3Uri": "s3://b/x", "LocalPath": "/opt/ml/processing/out/", "S3DataType": "S3Prefix"}}],
+        "LocalPath must be unique",
+    ),
     ("ProcessingOutputConfig.Outputs.0.S3Output.S3UploadMode", "Sometimes", "enum value set"),
     ("ProcessingOutputConfig.Outputs.0.S3Output", None, "exactly one of S3Output and FeatureStoreOutput"),
     ("ProcessingOutputConfig.Outputs.0", {"OutputName": "o", "FeatureStoreOutput": {"FeatureGroupName": "g"}}, "FeatureStoreOutput"),
@@ -247,6 +257,54 @@ def test_unknown_operations_are_refused_politely(server: Server) -> None:
     assert call(server, "SageMaker.ListModels", b"{not json")[1]["__type"] == "SerializationException"
     assert call(server, "SageMaker.ListModels", b"[]")[1]["__type"] == "SerializationException"
     assert call(server, "SageMaker.ListModels", b"")[0] == 200
+
+
+def token(content: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b'{"MaxResults": 1e400}', "SerializationException"),
+        (b'{"MaxResults": NaN}', "SerializationException"),
+        (b'{"MaxResults": 1.5}', "SerializationException"),
+        (b'{"MaxResults": 3000000000}', "SerializationException"),
+        (b'{"MaxResults": 1' + b"0" * 5000 + b"}", "SerializationException"),
+        (b'{"CreationTimeAfter": -Infinity}', "SerializationException"),
+        (b'{"CreationTimeAfter": 1e400}', "SerializationException"),
+        (b"[" * 100_000, "SerializationException"),
+        (b'{"NextToken": "NQ=="}', "ValidationException"),
+        (json.dumps({"NextToken": token(["CreationTime", "yesterday", "m"])}).encode(), "ValidationException"),
+        (json.dumps({"NextToken": token(["CreationTime", 1.5, 7])}).encode(), "ValidationException"),
+        (json.dumps({"NextToken": token(["Name", "m", "m"])}).encode(), "ValidationException"),
+        (json.dumps({"NextToken": base64.b64encode(b"[" * 5000).decode()}).encode(), "ValidationException"),
+    ],
+    ids=lambda value: value[:40].decode() if isinstance(value, bytes) else None,
+)
+def test_odd_requests_are_refused_not_failed(server: Server, body: bytes, code: str) -> None:
+    status, answer, _ = call(server, "SageMaker.ListModels", body)
+    assert (status, answer["__type"]) == (400, code)
+
+
+def test_null_members_are_absent_and_whole_numbers_are_integers(server: Server) -> None:
+    body = b'{"CreationTimeAfter": null, "NameContains": null, "NextToken": null, "MaxResults": 1.0}'
+    status, answer, _ = call(server, "SageMaker.ListModels", body)
+    assert status == 200
+    assert len(answer["Models"]) <= 1
+    request = server.training_request("with-nulls", InputDataConfig=None, Tags=None)
+    request["ResourceConfig"] |= {"InstanceCount": 1.0, "VolumeKmsKeyId": None}
+    assert call(server, "SageMaker.CreateTrainingJob", request)[0] == 200
+    described = server.training_end("with-nulls")
+    assert described["TrainingJobStatus"] == "Completed"
+    assert "VolumeKmsKeyId" not in described["ResourceConfig"]
+
+
+@pytest.mark.parametrize("weight", ["1e400", "NaN", "1e39"])
+def test_weights_that_no_float_can_hold_are_refused(server: Server, weight: str) -> None:
+    body = f'{{"EndpointName": "e", "DesiredWeightsAndCapacities": [{{"VariantName": "v", "DesiredWeight": {weight}}}]}}'
+    status, answer, _ = call(server, "SageMaker.UpdateEndpointWeightsAndCapacities", body.encode())
+    assert (status, answer["__type"]) == (400, "SerializationException")
 
 
 def test_unsigned_requests_and_other_paths_are_refused(server: Server) -> None:
