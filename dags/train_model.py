@@ -107,7 +107,6 @@ def train_model(domain: Domain) -> None:
 
         ask_for_approval = AskForApprovalOperator(
             task_id="ask_for_approval",
-            retries=0,  # a question that ran out of time is not asked again by itself
             subject=f"Release this model for {domain.title}?",
             body=(
                 "{{ ti.xcom_pull(task_ids='register')['model_package'] }}\n\n"

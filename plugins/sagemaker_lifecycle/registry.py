@@ -118,6 +118,11 @@ class AskForApprovalOperator(HITLBranchOperator):
         context["ti"].xcom_push(key="decision", value=f"{answered_by} ({why})")
         return super().execute_complete(context, event)
 
+    def process_trigger_event_error(self, event: dict[str, Any]) -> None:
+        if event["error_type"] == "timeout":  # a question that ran out of time is not asked again by itself
+            raise AirflowFailException(f"nobody answered within {self.response_timeout}: clear this task to ask again")
+        super().process_trigger_event_error(event)
+
 
 class SetApprovalOperator(AwsBaseOperator[SageMakerHook]):
     """Approves or rejects a model package, with who decided and why on the package itself.
