@@ -113,9 +113,10 @@ class AskForApprovalOperator(HITLBranchOperator):
     """Asks a person and remembers who answered and why (XCom ``decision``), which the provider's branch operator forgets."""
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        answered_by = (event.get("responded_by_user") or {}).get("name") or "nobody: the time to answer ran out"
-        why = (event.get("params_input") or {}).get("why") or "no reason given"
-        context["ti"].xcom_push(key="decision", value=f"{answered_by} ({why})")
+        person = (event.get("responded_by_user") or {}).get("name")
+        if person:  # there is none where the time ran out
+            why = (event.get("params_input") or {}).get("why") or "no reason given"
+            context["ti"].xcom_push(key="decision", value=f"{person} ({why})")
         return super().execute_complete(context, event)
 
     def process_trigger_event_error(self, event: dict[str, Any]) -> None:
