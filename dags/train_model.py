@@ -113,7 +113,7 @@ def train_model(domain: Domain) -> None:
                 "{% set found = ti.xcom_pull(task_ids='evaluate') %}"
                 "{% for reason in found['gate']['reasons'] %}- {{ reason }}\n{% endfor %}\n"
                 "| metric | value | low | high |\n|---|---|---|---|\n"
-                "{% for name, metric in found['metrics'].items() %}"
+                "{% for name, metric in found['metrics'].items() if metric['value'] is not none and metric['low'] is not none %}"
                 "| {{ name }} | {{ '%.4g' % metric['value'] }} | {{ '%.4g' % metric['low'] }} | {{ '%.4g' % metric['high'] }} |\n{% endfor %}\n"
                 "[The whole report]({{ ti.xcom_pull(task_ids='evaluate', key='_link_ReportLink') }})"
             ),

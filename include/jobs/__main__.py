@@ -27,7 +27,7 @@ JOBS = {
     "evaluate": "include.jobs.evaluate",
     "simulate": "include.jobs.simulate",
 }
-_REASON_LIMIT = 1000  # SageMaker keeps the first kilobyte
+_REASON_BYTES = 1000  # SageMaker keeps the first kilobyte
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,8 +79,9 @@ def _report(options: argparse.Namespace, result: dict[str, Any]) -> None:
 def _leave_reason(reason: str) -> None:
     output = ml_directory() / "output"
     if output.is_dir():
+        kept = reason.encode(errors="replace")[:_REASON_BYTES].decode(errors="ignore")  # no half of a character at the end
         for name in ("failure", "message"):
-            (output / name).write_text(reason[:_REASON_LIMIT], encoding="utf-8")
+            (output / name).write_text(kept, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Into ``--output s3://…/datasets/<id>/``: ``train.parquet``, ``validation.parqu
 group_id, amount, facet_*, the features, label; ordered by event_time, event_id) and, last, ``dataset.json``.
 
 An event is in when it happened in the training window that ends at ``as-of`` minus the label's maturity, and it and its label were known at
-``as-of``. Features come from curated rows by the same SQL as everywhere, not from the feature store, whose rows may know later corrections.
+``as-of``. Features come from curated rows by the same SQL as everywhere, not from the feature store, whose rows may know
+reference rows that came later.
 """
 
 from __future__ import annotations

@@ -14,8 +14,10 @@ Reads ``test.parquet`` of the data set and the models' archives. Writes below ``
 from __future__ import annotations
 
 import argparse
+import gzip
 import tarfile
 import tempfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from include.jobs.dataset_file import FACET_PREFIX, DatasetFile
 from include.jobs.evaluation_report import html_report
 from include.lifecycle import bias, calibration, costs, explain, gate, metrics
 from include.lifecycle.bootstrap import FloatArray, Interval
-from include.lifecycle.domain import Domain
+from include.lifecycle.domain import Domain, ReviewCapacity
 from include.lifecycle.evaluation import Economics, Events, compare, intervals
 from include.lifecycle.profile import Profile, Schema
 from include.stores.objects import ObjectNotFoundError, ObjectStore
@@ -39,6 +41,7 @@ _CURVE_POINTS = 200
 _EXPLAINED_ROWS = 20_000
 _EXAMPLES = 10
 _REASONS = 5
+_CHUNK = 1 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +129,7 @@ def evaluate(domain: Domain, data: DatasetFile, challenger: model_file.Model, ch
         "curves": _curves(events, scores, economics),
         "model": asdict(challenger.description),
     }
-    reviewed = metrics.reviewed_share(scores, events.days, domain.review) >= 0.5
+    reviewed = _sent_to_review(scores, events.days, domain.review)
     return Evaluation(
         evaluation,
         _bias(domain, data, events, rows, reviewed),
@@ -166,18 +169,32 @@ def _curves(events: Events, scores: FloatArray, economics: Economics) -> dict[st
     points = _spread(precision.size)
     order = np.argsort(-costs.expected_benefit(scores, events.amounts, economics.costs), kind="stable")
     loss = events.labels[order] * economics.costs.missed_share * events.amounts[order]
-    saved = np.concatenate([[0.0], np.cumsum(loss - economics.costs.review)]) / loss.sum()
+    saved = np.concatenate([[0.0], np.cumsum(loss - economics.costs.review)])
     share = np.linspace(0, 1, saved.size)
     steps = _spread(saved.size)
+    lost = float(loss.sum())
     return {
         "precision_recall": {"recall": recall[points].tolist(), "precision": precision[points].tolist()},
         "reliability": calibration.reliability_curve(events.labels, scores),
-        "savings": {"share_reviewed": share[steps].tolist(), "savings": saved[steps].tolist()},
+        # nothing to lose, nothing to save: undefined, like the metric
+        "savings": {"share_reviewed": share[steps].tolist(), "savings": (saved[steps] / lost).tolist()} if lost > 0 else None,
     }
 
 
 def _spread(size: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, size - 1, min(size, _CURVE_POINTS)).astype(np.intp))
+
+
+def _sent_to_review(scores: FloatArray, days: NDArray[np.datetime64], capacity: ReviewCapacity) -> NDArray[np.bool_]:
+    """A decision for each event, where ``metrics.reviewed_share`` says how much of it is reviewed: what is left of the capacity below a whole
+    review is carried on to the next day (systematic sampling, of the events by day and score: Madow 1949, On the theory of systematic
+    sampling, II). So as many are sent to review as the capacity allows over all days, to half an event, however few a day has."""
+    share = metrics.reviewed_share(scores, days, capacity)
+    order = np.lexsort((-scores, days))
+    carried = np.floor(np.round(np.cumsum(share[order]), 9) + 0.5)  # rounded: a whole number of reviews must stay one
+    reviewed = np.zeros(scores.size, bool)
+    reviewed[order] = np.diff(carried, prepend=0.0) > 0
+    return reviewed
 
 
 def _bias(domain: Domain, data: DatasetFile, events: Events, rows: model_file.Matrix, reviewed: NDArray[np.bool_]) -> dict[str, Any]:
@@ -251,12 +268,14 @@ def _profile(data: DatasetFile, features: tuple[str, ...], scores: FloatArray) -
 def _model(objects: ObjectStore, uri: str, folder: Path, domain: Domain) -> model_file.Model:
     archive = _download(objects, uri, folder / "model.tar.gz")
     try:
-        with tarfile.open(archive) as content:
+        with gzip.open(archive) as unzipped, tarfile.open(fileobj=unzipped, mode="r:") as content:
             for member in content:  # by hand: tarfile's own "data" filter is missing before Python 3.11.4
                 if not member.isfile() or not (folder / member.name).resolve().is_relative_to(folder.resolve()):
                     raise tarfile.ExtractError(f"{member.name!r} is no regular file inside the archive")
                 content.extract(member, folder, set_attrs=False)
-    except (tarfile.TarError, EOFError, OSError) as error:
+            while unzipped.read(_CHUNK):  # tarfile stops before the end, where gzip's checksum is
+                pass
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise JobError(f"{uri} cannot be unpacked: {error}") from error
     try:
         model = model_file.load(folder)

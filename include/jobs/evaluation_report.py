@@ -106,22 +106,25 @@ def _charts(domain: Domain, evaluation: Mapping[str, Any]) -> str:
         [Series("perfect", [0, top], [0, top], "faint"), Series("bins of equal size", mean, observed), Series("", mean, observed, marks=True)],
         "mean score", "share of fraud", x_range=(0, top), y_range=(0, top),
     )  # fmt: skip
-    saved = curves["savings"]
+    figures = [
+        (precision_recall, "Precision and recall. The dot is the review capacity; the dashed line is a random order."),
+        (reliability, "Calibration: on the dashed line, scores are the share of fraud they promise."),
+    ]
+    if curves["savings"] is not None:
+        figures.append((_savings(domain, curves["savings"]), "Savings by how much is reviewed. The dot is the most that can be saved."))
+    inner = "".join(f"<figure>{chart}<figcaption>{caption}</figcaption></figure>" for chart, caption in figures)
+    return f'<div class="charts">{inner}</div>'
+
+
+def _savings(domain: Domain, saved: Mapping[str, Sequence[float]]) -> str:
     best = max(range(len(saved["savings"])), key=lambda i: saved["savings"][i])
     marks = [Series("the most that can be saved", [saved["share_reviewed"][best]], [saved["savings"][best]], "main", marks=True)]
     if domain.review.share is not None:
         marks.append(Series("the review capacity", [domain.review.share] * 2, [-0.5, 1], "faint"))
-    savings = line_chart(
+    return line_chart(
         [Series("reviewing nothing", [0, 1], [0, 0], "faint"), Series("this model", saved["share_reviewed"], saved["savings"]), *marks],
         "share of events reviewed, most worthwhile first", "savings", x_range=(0, 1), y_range=(-0.5, 1),
     )  # fmt: skip
-    figures = [
-        (precision_recall, "Precision and recall. The dot is the review capacity; the dashed line is a random order."),
-        (reliability, "Calibration: on the dashed line, scores are the share of fraud they promise."),
-        (savings, "Savings by how much is reviewed. The dot is the most that can be saved."),
-    ]
-    inner = "".join(f"<figure>{chart}<figcaption>{caption}</figcaption></figure>" for chart, caption in figures)
-    return f'<div class="charts">{inner}</div>'
 
 
 def _reasons(content: Mapping[str, Any]) -> str:

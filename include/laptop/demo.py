@@ -205,7 +205,8 @@ class Demo:
         table.add_row("rows", f"{rows['landed']:,} landed = {rows['curated']:,} curated + {rows['quarantined']:,} quarantined")
         for name in SHOWN_METRICS:
             metric = summary["metrics"][name]
-            table.add_row(name.replace("_", " "), f"{metric['value']:.3f}  [dim]({metric['low']:.3f} to {metric['high']:.3f})[/]")
+            shown = ["undefined" if metric[bound] is None else f"{metric[bound]:.3f}" for bound in ("value", "low", "high")]
+            table.add_row(name.replace("_", " "), f"{shown[0]}  [dim]({shown[1]} to {shown[2]})[/]")
         table.add_row("one score", f"{summary['invoke_ms']['p50']} ms  [dim](p99 {summary['invoke_ms']['p99']} ms)[/]")
         table.add_row("all of it", f"{sum(self.seconds.values()):.0f} s")
         self.console.print(table)

@@ -76,20 +76,32 @@ def reliability_curve(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> l
 
 def calibration_line(labels: ArrayLike, scores: ArrayLike) -> Line:
     """Slope and intercept of the logistic regression of the label on the log-odds of the score (Cox 1958; Van Calster et al. 2019,
-    Calibration: the Achilles heel of predictive analytics). 1 and 0 are perfect; a slope below 1: the scores are too extreme."""
-    return _fit_logistic(log_odds(scores), np.asarray(labels, np.float64))
+    Calibration: the Achilles heel of predictive analytics). 1 and 0 are perfect; a slope below 1: the scores are too extreme.
+
+    Both are NaN where no finite line is the most likely one (Albert & Anderson 1984, On the existence of maximum likelihood estimates in
+    logistic regression models): all scores are equal, or a threshold separates fraud from genuine events, or one of them is missing."""
+    fraud, odds = np.asarray(labels, np.float64), log_odds(scores)
+    frauds, genuine = odds[fraud > 0], odds[fraud == 0]
+    if not frauds.size or not genuine.size or frauds.min() >= genuine.max() or frauds.max() <= genuine.min():
+        return Line(np.nan, np.nan)
+    return _fit_logistic(odds, fraud)
 
 
 def calibration_slope_intercept(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """``calibration_line`` for many weightings, shape (resamples, events), each by one Newton step from the unweighted estimate, which is
-    as accurate as the bootstrap itself (Davidson & MacKinnon 1999, Bootstrap testing in nonlinear models, §3). Two arrays (resamples,)."""
+    as accurate as the bootstrap itself (Davidson & MacKinnon 1999, Bootstrap testing in nonlinear models, §3). Two arrays (resamples,): NaN
+    where the unweighted estimate is, and for a weighting without fraud or without genuine events."""
     fraud, odds = np.asarray(labels, np.float64), log_odds(scores)
     weight = np.asarray(weights, np.float64)
     start = calibration_line(labels, scores)
+    if np.isnan(start.slope):
+        return np.full(len(weight), np.nan), np.full(len(weight), np.nan)
     p = sigmoid(start(odds))
     gradient = weight @ np.column_stack([(fraud - p) * odds, fraud - p])
     curvature = weight @ np.column_stack([p * (1 - p) * odds**2, p * (1 - p) * odds, p * (1 - p)])
     determinant = curvature[:, 0] * curvature[:, 2] - curvature[:, 1] ** 2
+    frauds = weight @ fraud
+    determinant = np.where((frauds > 0) & (frauds < weight.sum(axis=1)), determinant, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = start.slope + (curvature[:, 2] * gradient[:, 0] - curvature[:, 1] * gradient[:, 1]) / determinant
         intercept = start.intercept + (curvature[:, 0] * gradient[:, 1] - curvature[:, 1] * gradient[:, 0]) / determinant

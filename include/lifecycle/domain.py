@@ -132,16 +132,24 @@ class TrainingWindow:
 
 @dataclass(frozen=True)
 class Gate:
-    """When a challenger may replace the champion: on the same later events its average precision and its cost must not be worse.
+    """When a model may go live: it must be worth something by itself, and, where there is a champion, not be worse on the same later events.
 
-    ``minimum_average_precision_lift``: average precision over the share of fraud (what a random order gets) must be at least this,
-    champion or not. ``non_inferiority_margin``: with a champion, the lower confidence bound of the paired difference in savings
-    (share of the cost without a model) must be above minus this.
+    Champion or not:
+
+    - ``minimum_average_precision_lift``: average precision over the prevalence (what a random order gets) must be at least this;
+    - ``maximum_relative_calibration_error``: the lower confidence bound of the expected calibration error, over the prevalence, may be at
+      most this. Relative, because the largest error that too low scores can make is the prevalence itself: at 3 % fraud no absolute limit
+      above .03 ever holds them back. At the default, scores are off by half of the average risk. The lower bound, because chance alone
+      makes a perfectly calibrated model miss by .2 of the prevalence with ninety frauds in the test part, by .4 with twenty-five;
+    - the lower confidence bound of the savings must be above 0: a model has to be shown to be better than reviewing nothing.
+
+    With a champion, in paired differences: the upper confidence bound in average precision must not be below 0, and the lower one in
+    savings (share of the cost without a model) must be above minus ``non_inferiority_margin``.
     """
 
     minimum_average_precision_lift: float = 1.5
+    maximum_relative_calibration_error: float = 0.5
     non_inferiority_margin: float = 0.02
-    maximum_calibration_error: float = 0.05
     confidence: float = 0.95
 
 
@@ -196,6 +204,8 @@ class Domain:
 
         if not _IDENTIFIER.fullmatch(self.name) or len(self.name) > 24:
             refuse("name", "wants lower-case letters, digits and underscores, 24 at most: SageMaker names are made from it")
+        if self.name.endswith("_history"):
+            refuse("name", f"must not end in '_history': the models of {self.name.removesuffix('_history')!r} from backfills are kept under it")
         names = [table.name for table in self.tables]
         if len(set(names)) != len(names) or LABELS_TABLE in names:
             refuse("tables", f"names must differ from each other and from {LABELS_TABLE!r}, which every domain has")

@@ -2,13 +2,21 @@
 
 What the SQL sees, under the tables' own names, times in UTC without a zone (TIMESTAMP), rows with ``available_at <= as_of`` only:
 
-- an **event table**: one row an event, its latest version: the declared columns (never the label), ``event_time``, ``available_at``;
+- an **event table**: one row an event, the version that was known when the event became known (below): the declared columns (never the
+  label), ``event_time``, ``available_at``;
 - a **reference table**: every version, each holding from ``available_at`` until ``superseded_at`` (exclusive; 9999-12-31 for the latest),
   so that a join can take the version known at the event:
   ``ON p.id = e.id AND p.available_at <= e.event_time AND e.event_time < p.superseded_at``;
 - **labels**: every version likewise: ``event_id`` (text), ``label``, ``event_time``, ``available_at``, ``superseded_at``.
 
 Versions of one key are ordered by ``available_at``, then ``delivered_at``, then ``source``.
+
+**Corrections of events change no feature.** An event is scored once, when it becomes known: at the smallest ``available_at`` of its versions.
+Of the versions known at that instant, features see the last. A later one must stay unseen, or training would know what scoring could not: a
+claim set to zero after its investigation would give its label away. As event tables are also the history that windows of other events look
+back on, there is one rule for all rows: an event counts everywhere as it was first known, even in features of events after its correction.
+So the features of an event depend on the as-of instant only through which other rows were known. Corrections are kept in ``curated`` for
+people, and correct labels. A source that has to bring corrected facts into the features of later events delivers them as a reference table.
 """
 
 # ruff: noqa: S608 -- the statements are put together from the domain's checked identifiers, from quoted paths and from times
@@ -152,15 +160,16 @@ def _view(connection: duckdb.DuckDBPyConnection, domain: Domain, name: str, file
         each_once = "DISTINCT" if name == LABELS_TABLE else ""  # a label lies in each day that holds a version of its event
         return f"SELECT {chosen}, {until} AS superseded_at FROM (SELECT {each_once} * FROM ({known}))"
     # Few events are ever corrected: to rank the versions of these only spares sorting all columns of all rows. A version that lies in
-    # several days, because a correction moved its event, is ranked once for each copy, and at most one of them comes out last.
+    # several days, because a correction moved its event, is ranked once for each copy, and at most one of them comes out first.
     corrected = f"corrected_{name}"
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE {corrected} AS SELECT {keys} FROM ({known}) GROUP BY ALL HAVING count(*) > 1"
     )
-    latest = f"SELECT *, lead(true) OVER ({versions}) AS superseded FROM ({known}) SEMI JOIN {corrected} USING ({keys})"
+    first_known = f"PARTITION BY {keys} ORDER BY available_at, delivered_at DESC, source DESC"
+    ranked = f"SELECT *, row_number() OVER ({first_known}) AS place FROM ({known}) SEMI JOIN {corrected} USING ({keys})"
     return (
         f"SELECT {chosen} FROM ({known}) ANTI JOIN {corrected} USING ({keys})"
-        f" UNION ALL SELECT {chosen} FROM ({latest}) WHERE superseded IS NULL"
+        f" UNION ALL SELECT {chosen} FROM ({ranked}) WHERE place = 1"
     )
 
 

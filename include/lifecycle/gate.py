@@ -51,18 +51,22 @@ class Comparison:
 
 
 def decide(rules: Gate, metrics: Mapping[str, Interval], prevalence: float, comparison: Comparison | None) -> Verdict:
-    """``metrics``: of the challenger, ``average_precision`` and ``expected_calibration_error`` among them. ``prevalence``: the share of
-    fraud in the same events. ``comparison``: None where there is no champion; then only the absolute rules count.
+    """``metrics``: of the challenger, ``average_precision``, ``expected_calibration_error`` and ``savings`` among them. ``prevalence``: the
+    share of fraud in the same events. ``comparison``: None where there is no champion; then only the absolute rules count.
 
     An undefined value (NaN) passes no rule, and neither does a champion that cannot be compared: what is not known is not good.
     """
-    checks = [_lift(rules, metrics["average_precision"], prevalence), _calibration(rules, metrics["expected_calibration_error"])]
+    checks = [
+        _lift(rules, metrics["average_precision"], prevalence),
+        _calibration(rules, metrics["expected_calibration_error"], prevalence),
+        _savings(rules, metrics["savings"]),
+    ]
     if comparison is None:
         checks.append(Check("champion", True, "There is no champion to compare with."))
     elif comparison.average_precision is None or comparison.savings is None:
         checks.append(Check("champion", False, f"The champion could not be compared on the same events: {comparison.obstacle}"))
     else:
-        checks += [_savings(rules, comparison.savings), _ranking(rules, comparison.average_precision)]
+        checks += [_non_inferiority(rules, comparison.savings), _ranking(rules, comparison.average_precision)]
     return Verdict(tuple(checks))
 
 
@@ -78,18 +82,29 @@ def _lift(rules: Gate, measured: Interval, prevalence: float) -> Check:
     )
 
 
-def _calibration(rules: Gate, measured: Interval) -> Check:
-    limit = rules.maximum_calibration_error
-    passed = measured.value <= limit
+def _calibration(rules: Gate, measured: Interval, prevalence: float) -> Check:
+    relative, low = ((bound / prevalence if prevalence > 0 else math.nan) for bound in (measured.value, measured.low))
+    limit = rules.maximum_relative_calibration_error
+    passed = low <= limit
     return Check(
         "calibration_error",
         passed,
-        f"Scores are off the observed share of fraud by {measured.value:.4f} on average: {'within' if passed else 'more than'} "
-        f"the {limit:g} allowed.",
+        f"The expected calibration error {measured.value:.4f} is {relative:.2f} times the share of fraud ({prevalence:.2%}), "
+        f"at least {low:.2f} times with {rules.confidence:.0%} confidence: {'within' if passed else 'more than'} the {limit:g} times allowed.",
     )
 
 
-def _savings(rules: Gate, difference: Interval) -> Check:
+def _savings(rules: Gate, measured: Interval) -> Check:
+    passed = measured.low > 0
+    return Check(
+        "savings",
+        passed,
+        f"Savings are {measured.value:+.3f} of the cost without a model ({_between(rules, measured)}): "
+        f"{'better' if passed else 'not shown to be better'} than reviewing nothing.",
+    )
+
+
+def _non_inferiority(rules: Gate, difference: Interval) -> Check:
     margin = rules.non_inferiority_margin
     passed = difference.low > -margin
     return Check(

@@ -33,5 +33,6 @@ def endpoint_name(domain: str) -> str:
 
 
 def package_group(domain: str, history: bool = False) -> str:
-    """The registry group of a domain's models; a backfill's models go to the history group and never meet the live ones."""
+    """The registry group of a domain's models; a backfill's models go to the history group and never meet the live ones, those of another
+    domain neither: no domain's name ends in ``_history`` (``Domain``)."""
     return sagemaker_name(domain, "history") if history else sagemaker_name(domain)

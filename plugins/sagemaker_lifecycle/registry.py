@@ -67,7 +67,7 @@ class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
             "report": reports["report"],
             "smoke_test": reports["smoke_test"],
             **({"champion": self.run["champion"]["model_package"]} if self.run.get("champion") else {}),
-            **{name: f"{metric['value']:.6g}" for name, metric in self.evaluation["metrics"].items()},
+            **{name: f"{metric['value']:.6g}" for name, metric in self.evaluation["metrics"].items() if metric["value"] is not None},
         }
         self.model_url = self.training["model"]
         self.package_group_name = group

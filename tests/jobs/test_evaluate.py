@@ -20,7 +20,9 @@ from include.jobs.__main__ import main
 from include.jobs.context import JobError
 from include.jobs.dataset_file import DatasetFile
 from include.lifecycle.bias import NAMES
+from include.lifecycle.domain import ReviewCapacity
 from include.lifecycle.evaluation import METRICS
+from include.lifecycle.metrics import reviewed_share
 from include.lifecycle.profile import Profile
 from include.stores.objects import ObjectStore
 
@@ -136,6 +138,48 @@ def test_bias_by_facet(alone: job.Evaluation, data: DatasetFile) -> None:
     assert alone.bias["facets"]["age_band"]["reference"]["events"] == 0, "the reference 30-44 does not occur in these events"
 
 
+@pytest.mark.parametrize("a_day", [5, 8, 9, 14])
+def test_as_many_are_reviewed_as_the_capacity_allows_however_few_a_day_has(a_day: int) -> None:
+    generator = np.random.default_rng(a_day)
+    days = np.repeat(np.datetime64("2026-01-01") + np.arange(200), a_day)
+    shuffled = generator.permutation(days.size)
+    scores = generator.random(days.size).round(2)  # with ties
+    reviewed = job._sent_to_review(scores[shuffled], days[shuffled], ReviewCapacity(share=0.05))
+    assert reviewed.sum() == 200 * a_day * 0.05
+    for day in np.unique(days):
+        today = days[shuffled] == day
+        assert reviewed[today].sum() <= 1
+        assert (scores[shuffled][today & reviewed] == scores[shuffled][today].max()).all(), "the day's highest score"
+
+
+def test_a_capacity_of_whole_reviews_takes_each_days_highest_scores() -> None:
+    days = np.repeat(np.datetime64("2026-01-01") + np.arange(30), 7)
+    scores = np.random.default_rng(0).random(days.size)
+    reviewed = job._sent_to_review(scores, days, ReviewCapacity(per_day=3))
+    assert (reviewed == (reviewed_share(scores, days, ReviewCapacity(per_day=3)) == 1)).all()
+    assert job._sent_to_review(scores, days, ReviewCapacity(per_day=9)).all()
+
+
+def test_the_bias_report_reviews_the_capacity_where_days_are_small(models: dict[str, model_file.Model]) -> None:
+    few_a_day = DatasetFile("test.parquet", events(720, 3, days=90, first_day=TEST_DAY))
+    facet = job.evaluate(DOMAIN, few_a_day, models["good"], None).bias["facets"]["gender"]
+    groups = [facet["reference"], *facet["levels"]]
+    assert sum(group["reviewed_share"] * group["events"] for group in groups) == pytest.approx(0.05 * 720, abs=0.5)
+    assert facet["levels"][0]["post_training"]["DPPL"] != 0
+
+
+def test_frauds_that_cost_nothing_leave_the_savings_undefined(models: dict[str, model_file.Model], test_events: pa.Table) -> None:
+    place = test_events.column_names.index("amount")
+    lost = np.where(test_events["label"].to_numpy() > 0, 0.0, test_events["amount"].to_numpy())
+    table = test_events.set_column(place, "amount", pa.array(lost))
+    found = job.evaluate(DOMAIN, DatasetFile("test.parquet", table), models["good"], None)
+    assert found.evaluation["curves"]["savings"] is None
+    assert found.evaluation["metrics"]["savings"] == {"value": None, "low": None, "high": None}
+    assert [check.name for check in found.verdict.checks if not check.passed] == ["savings"]
+    page = job.html_report(DOMAIN, found.evaluation, found.bias, found.explainability, found.verdict)
+    assert page.count("<svg viewBox") == 2
+
+
 def test_a_missing_facet_column_is_refused(models: dict[str, model_file.Model], test_events: pa.Table) -> None:
     with pytest.raises(JobError, match="no column facet_gender, which facet 'gender'"):
         job.evaluate(DOMAIN, DatasetFile("test.parquet", without(test_events, "facet_gender")), models["good"], None)
@@ -231,6 +275,14 @@ def test_what_is_missing_or_damaged_is_named(
     assert "m/model.tar.gz cannot be unpacked" in refused()
     bucket.put("m/model.tar.gz", packed(folders["good"])[:-2_000])
     assert "m/model.tar.gz" in refused()
+    whole = packed(folders["good"])
+    checksum = bytes([whole[-8] ^ 1])
+    for place, damage in [(len(whole) // 2, b"\xff" * 200), (-8, checksum)]:  # in the middle of the trees; in gzip's checksum alone
+        at = place % len(whole)
+        bucket.put("m/model.tar.gz", whole[:at] + damage + whole[at + len(damage) :])
+        reason = refused()
+        assert "m/model.tar.gz cannot be unpacked" in reason
+        assert "Traceback" not in reason
     bucket.put("m/model.tar.gz", packed(folders["good"], "model.json"))
     assert "no model.json in" in refused()
     assert "lies outside the bucket" in refused(model="s3://elsewhere/model.tar.gz")

@@ -244,10 +244,10 @@ def test_a_correction_that_moves_an_event_is_seen_from_both_days(tmp_path: Path)
             found[day.day, as_of.day] = [(row["event_id"], row["amount"], row["fraud_plus_one"]) for row in rows]
     assert found == {
         (1, 4): [("1", 1, 2), ("2", 5, None), ("3", 7, 1)],
-        (1, 6): [("2", 5, None), ("3", 7, 1)],
+        (1, 6): [("1", 1, 2), ("2", 5, None), ("3", 7, 1)],
         (3, 4): [],
-        (3, 6): [("1", 2, 2)],
-    }
+        (3, 6): [],
+    }, "features see the event as it was first known: both days must say so"
 
 
 def test_a_label_alone_makes_a_row_worth_keeping() -> None:

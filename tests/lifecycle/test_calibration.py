@@ -75,6 +75,27 @@ def test_one_step_for_resamples_is_close_to_fitting_each() -> None:
         assert intercept == pytest.approx(reference.intercept_[0], abs=0.06)
 
 
+@pytest.mark.parametrize(
+    ("labels", "scores"),
+    [
+        ([0, 1, 0, 1], [0.2, 0.2, 0.2, 0.2]),
+        ([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4]),
+        ([1, 1, 0, 0], [0.1, 0.2, 0.2, 0.4]),
+        ([0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4]),
+    ],
+)
+def test_where_no_line_is_the_most_likely_one_there_is_none(labels: list[int], scores: list[float]) -> None:
+    line = calibration_line(labels, scores)
+    slopes, intercepts = calibration_slope_intercept(labels, scores, np.array([[1, 1, 1, 1], [2, 0, 1, 1]]))
+    assert np.isnan([line.slope, line.intercept, *slopes, *intercepts]).all()
+
+
+def test_a_resample_without_fraud_has_no_line() -> None:
+    labels, scores = [0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4]
+    slopes, intercepts = calibration_slope_intercept(labels, scores, np.array([[1, 1, 1, 1], [2, 0, 2, 0], [0, 1, 0, 3]]))
+    assert np.isfinite(slopes).tolist() == np.isfinite(intercepts).tolist() == [True, False, False]
+
+
 def test_platt_scaling_finds_the_true_line() -> None:
     labels, margins = scored(60_000, 5, slope=0.5, shift=-1.0)
     line = platt_scaling(labels, margins)

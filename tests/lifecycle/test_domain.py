@@ -22,6 +22,7 @@ def claims(**changes: object) -> tuple[Table, ...]:
     ("changes", "message"),
     [
         ({"name": "Auto-Claims"}, "name: wants lower-case letters"),
+        ({"name": "auto_claims_history"}, "must not end in '_history': the models of 'auto_claims' from backfills"),
         ({"tables": (CLAIMS, CLAIMS)}, "tables: names must differ"),
         ({"tables": claims(name="labels"), "event_table": "labels"}, "which every domain has"),
         ({"tables": claims(columns=(*CLAIMS.columns, Column("source", "string")))}, "adds a column 'source' of its own"),

@@ -70,15 +70,7 @@ def test_only_events_of_the_interval_but_history_before_it() -> None:
     assert by_event(table, "transfers_3d") == {"3": 3, "4": 4}
 
 
-def test_latest_version_of_an_event_known_at_the_instant() -> None:
-    versions = [transfer(1, 1.0, money=1), transfer(1, 1.0, money=2, known=5), transfer(1, 1.0, money=3, known=9), transfer(2, 2.0)]
-    for as_of, money in [(4.999, 1), (5, 2), (8, 2), (9, 3)]:
-        assert by_event(compute({"transfers": versions}, as_of=at(as_of)), "amount")["1"] == money
-    moved = [transfer(1, 1.0), transfer(1, 6.0, known=7)]
-    assert compute({"transfers": moved}, last=date(2026, 1, 3)).num_rows == 0, "its latest version lies outside the interval"
-
-
-def test_versions_that_became_known_at_the_same_instant_go_by_delivery_then_source() -> None:
+def test_of_versions_that_became_known_at_the_same_instant_the_last_delivered_counts_then_the_last_source() -> None:
     late = transfer(1, 1.0, money=1, known=9)
     versions = [
         {**late, "money": 4.0, "delivered_at": at(4), "source": "b"},
@@ -186,15 +178,6 @@ def test_a_day_alone_equals_the_day_of_a_longer_run(tables: dict[str, list[dict[
     whole = compute(tables, at(as_of), sql=sql)
     inside = [time.date() == wanted for time in whole["event_time"].to_pylist()]
     assert alone.equals(whole.filter(pa.array(inside, pa.bool_())))
-
-
-@pytest.mark.parametrize("day", [2, 7])
-def test_an_event_that_a_correction_moved_is_in_one_day_alone(day: int) -> None:
-    tables = {"transfers": [transfer(1, 1.0), transfer(1, 6.0, known=9)], "labels": [label(1, 1.0, 1, known=4)]}
-    wanted = date(2026, 1, day)
-    for as_of, now in [(8, 2), (9, 7)]:
-        table = compute(tables, at(as_of), first=wanted, last=wanted, fetched=Days(wanted, wanted))
-        assert table.num_rows == (1 if day == now else 0)
 
 
 def test_a_label_counts_once_though_it_lies_in_several_days() -> None:
