@@ -1,5 +1,6 @@
-# Three images from one file; `docker compose build` makes all of them.
+# Four images from one file; `docker compose build` makes all but jobs-spark.
 #   jobs       what SageMaker runs: training, processing and model servers. Push this one to ECR. No Airflow in it
+#   jobs-spark the same with Java and PySpark
 #   airflow    Airflow's components, with the DAGs and plugins
 #   ministack  S3, DynamoDB, SNS, SQS, CloudWatch, Logs and STS for a machine without AWS
 FROM python:3.11-slim-bookworm AS base
@@ -16,6 +17,12 @@ COPY include include
 ENV PYTHONPATH=/opt/fraud
 # SageMaker appends `train` or `serve`, or the arguments of a processing job. It mounts /opt/ml as root's, so the image names no other user.
 ENTRYPOINT ["python", "-m", "include.jobs"]
+
+# The same with Spark, for features_engine = "spark": `docker build --target jobs-spark`.
+FROM jobs AS jobs-spark
+RUN apt-get update && apt-get install --yes --no-install-recommends openjdk-17-jre-headless && rm -rf /var/lib/apt/lists/*
+COPY requirements-spark.txt .
+RUN pip install -r requirements-spark.txt
 
 FROM base AS airflow
 COPY requirements.txt .

@@ -5,7 +5,7 @@ VENV := .venv
 RUN := PYTHONPATH=.:plugins $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status airflow test lint bench docs lock clean
+.PHONY: help install spark demo backfill up down status airflow job test lint bench docs lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
@@ -23,8 +23,18 @@ $(VENV)/.installed: requirements.txt
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-ministack.txt
 	@touch $@
 
+spark: .local/venvs/spark/.installed  ## PySpark, for features_engine = "spark" in the settings file (wants Java 17 or later)
+
+# Two packages that import on top of the jobs' environment: a folder on PYTHONPATH, not an environment.
+.local/venvs/spark/.installed: requirements-spark.txt | $(VENV)/.installed
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(@D) --requirement requirements-spark.txt
+	@touch $@
+
 demo: install  ## the main job on this machine: claims in, a live fraud endpoint out (DOMAIN=, LANDING=dir, YEAR=, KEEP=0)
 	@$(RUN) -m include.laptop demo $(if $(DOMAIN),--domain $(DOMAIN)) $(if $(LANDING),--landing "$(LANDING)") $(if $(YEAR),--year $(YEAR)) $(if $(filter 0,$(KEEP)),--stop)
+
+backfill: install  ## train history again and see when retraining would have paid (DOMAIN=, FROM=, TO=, AT_ONCE=2, AGAIN=1)
+	@$(RUN) -m include.laptop backfill $(if $(DOMAIN),--domain $(DOMAIN)) --from-date "$(FROM)" --to-date "$(TO)" $(if $(AT_ONCE),--at-once $(AT_ONCE)) $(if $(filter 1,$(AGAIN)),--again)
 
 up: install  ## start the stack again, with everything still there
 	@$(RUN) -m include.laptop up
@@ -38,6 +48,9 @@ status:  ## what runs, and where
 airflow: install  ## an airflow command on the stack: make airflow CMD="dags list"
 	@$(RUN) -m include.laptop airflow -- $(CMD)
 
+job: install  ## one of the jobs' commands on the stack's data: make job CMD="history --domain card_payments"
+	@$(RUN) -m include.laptop job -- $(CMD)
+
 test: install  ## all tests, the main job on a stack of its own among them (PYTEST="-k name" to choose)
 	@$(RUN) -m pytest $(PYTEST)
 
@@ -46,7 +59,7 @@ lint: install  ## ruff (with Airflow's rules) and mypy
 	@$(VENV)/bin/mypy
 
 bench: install  ## what is measured, against whom; tables here, figures in .local/bench
-	@for name in dag_parsing jobs serving auto_claims; do $(RUN) -m bench.$$name || exit 1; done
+	@for name in dag_parsing jobs serving auto_claims card_features; do $(RUN) -m bench.$$name || exit 1; done
 
 docs: install  ## docs/DAGs.md, written from the DAGs
 	@$(RUN) -m include.laptop dags-page docs/DAGs.md
@@ -55,6 +68,7 @@ lock:  ## requirements*.txt from requirements*.in (needs uv)
 	@uv pip compile --quiet --python-version 3.11 requirements.in -o requirements.txt
 	@uv pip compile --quiet --python-version 3.11 requirements-jobs.in -c requirements.txt -o requirements-jobs.txt
 	@uv pip compile --quiet --python-version 3.11 requirements-ministack.in -o requirements-ministack.txt
+	@uv pip compile --quiet --python-version 3.11 requirements-spark.in -o requirements-spark.txt
 
 clean: down  ## forget the stack's state (.local but for its virtual environments)
 	@test ! -d .local || find .local -mindepth 1 -maxdepth 1 ! -name venvs -exec rm -rf {} +

@@ -10,7 +10,8 @@ files and the days of an outage are made up for: taking a file again changes not
    with its reasons, a file that cannot be trusted goes there whole, warnings are counted. Rows landed = rows curated + rows quarantined, always.
    A corrected row is appended with the time it became known; nothing is overwritten. *Report*, under the task's Details, opens the Data Docs;
 3. **report_quality**: tells people when files were refused or many rows quarantined;
-4. **choose_feature_days**, **build_features**: features of the days that changed, checked before they are written.
+4. **choose_feature_days**, **build_features**: features of the days that a changed event or label can reach, those left over from runs that
+   failed too, checked before they are written.
 
 Files land as CSV (UTF-8, header) or Parquet. Every task may be cleared, killed or run again: the same files give the same bytes.
 
@@ -34,7 +35,7 @@ from sagemaker_lifecycle.tasks import list_landing, tell_of_quarantine
 
 from include import assets
 from include.domains import catalogue
-from include.lifecycle.as_of import feature_days
+from include.lifecycle.as_of import feature_days, iso, utc
 from include.lifecycle.domain import Domain
 
 PARAMS = {
@@ -84,22 +85,25 @@ def ingest_data(domain: Domain) -> None:
             tell_of_quarantine(domain, result)
 
         @task(multiple_outputs=True)
-        def choose_feature_days(result: dict) -> dict[str, str]:
-            days = feature_days(result["changed_event_days"], domain.feature_history)
+        def choose_feature_days(result: dict, as_of: str) -> dict[str, str]:
+            days = feature_days(result["stale_features"])
             if days is None:
-                raise AirflowSkipException("no event day changed: the features stand")
-            return {"first": days.first.isoformat(), "last": days.last.isoformat()}
+                raise AirflowSkipException("nothing changed that features are made from: they stand")
+            # Days that an earlier run built are built again with all that it knew, also by a run of deliveries of long ago.
+            latest = max(utc(as_of), utc(result["features_as_of"] or as_of))
+            return {"first": days.first.isoformat(), "last": days.last.isoformat(), "as_of": iso(latest)}
 
-        days = choose_feature_days(ingest.output)
+        days = choose_feature_days(ingest.output, landed["as_of"])
 
         build_features = DomainProcessingOperator(
             task_id="build_features",
             domain=domain.name,
             job="build-features",
-            arguments={"first-day": days["first"], "last-day": days["last"], "as-of": landed["as_of"]},
+            arguments={"first-day": days["first"], "last-day": days["last"], "as-of": days["as_of"]},
             inputs=ingest.output["job"],
             report="data_docs",
             outlets=[assets.features(domain.name)],
+            tells=("first_day", "last_day", "as_of"),
         )
 
         report_quality(ingest.output)

@@ -10,6 +10,7 @@ history as it would have been; its models go to the history group of the registr
 4. **evaluate**: metrics with intervals on the latest events, bias by facet, reasons, the baseline profile for monitoring, and the gate:
    is the model good enough, and on the same events not worse than the champion? *Report*, under the task's Details, opens it all on one page;
 5. **register**: a model package with metrics, baseline, lineage and as-of. A model that the gate refused is registered as Rejected;
+   **announce_history_model** triggers `evaluate_history` when it is a backfill's;
 6. **choose_approval**: the gate's word is enough (**approve**), or a named person is asked (**ask_for_approval**, answered on the task's page),
    as the domain or the form says. An approved package triggers `deploy_model`.
 
@@ -30,6 +31,7 @@ history as it would have been; its models go to the history group of the registr
 from datetime import timedelta
 
 from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
+from airflow.sdk.exceptions import AirflowSkipException
 from sagemaker_lifecycle.defaults import Tag, alert, dag_settings
 from sagemaker_lifecycle.jobs import DomainProcessingOperator, DomainTrainingOperator
 from sagemaker_lifecycle.registry import AskForApprovalOperator, RegisterModelOperator, SetApprovalOperator
@@ -97,6 +99,15 @@ def train_model(domain: Domain) -> None:
             training=train.output,
             evaluation=evaluate.output,
         )
+
+        @task(outlets=[assets.history_model(domain.name)])
+        def announce_history_model(history: bool, as_of: str, model_package: str) -> None:
+            if not history:
+                raise AirflowSkipException("not a backfill: the model is one of the present")
+            extra = {"as_of": as_of, "model_package": model_package}
+            get_current_context()["outlet_events"][assets.history_model(domain.name)].extra = extra
+
+        announce_history_model(run["history"], run["as_of"], register.output["model_package"])
 
         @task.branch
         def choose_approval(history: bool, gate_passed: bool) -> str | None:

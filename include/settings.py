@@ -11,7 +11,7 @@ import re
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +77,8 @@ class Settings:
     network: Network = field(default_factory=Network)
     encryption: Encryption = field(default_factory=Encryption)
     tags: dict[str, str] = field(default_factory=dict)
+    features_engine: Literal["duckdb", "spark"] = "duckdb"
+    """What computes features in build-features; spark wants Java and requirements-spark.txt in the image."""
 
     def tag_list(self, **more: str) -> list[dict[str, str]]:
         """Tags as AWS takes them, sorted by key."""

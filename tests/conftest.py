@@ -48,6 +48,29 @@ def _ministack_python() -> Path:
     return home / "bin" / "python"
 
 
+@pytest.fixture(scope="session")
+def spark() -> Iterator[None]:
+    """PySpark can be imported, here and in child processes. It lies in a folder of its own, which is made where it is absent, complete or not at
+    all: too much for everybody's environment, and, with no dependency but py4j, importable on top of ours."""
+    if not (os.environ.get("JAVA_HOME") or shutil.which("java")):
+        pytest.skip("no Java: Spark wants Java 17 or later on PATH or in JAVA_HOME")
+    home = ROOT / ".local" / "venvs" / "spark"
+    if not (home / "pyspark").exists():
+        unfinished = home.with_name(f"spark-{uuid.uuid4().hex[:8]}")
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(unfinished), "-r", str(ROOT / "requirements-spark.txt")]
+        if subprocess.run(install, check=False).returncode:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            pytest.skip("requirements-spark.txt could not be installed: no package index?")
+        try:
+            unfinished.rename(home)
+        except OSError:  # somebody else was faster
+            shutil.rmtree(unfinished)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(home))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(home), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        yield
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -25,6 +25,9 @@ JOBS = {
     "build-features": "include.jobs.build_features",
     "build-dataset": "include.jobs.build_dataset",
     "evaluate": "include.jobs.evaluate",
+    "history": "include.jobs.history",
+    "score-batch": "include.jobs.score_batch",
+    "record-decisions": "include.jobs.record_decisions",
     "simulate": "include.jobs.simulate",
 }
 _REASON_BYTES = 1000  # SageMaker keeps the first kilobyte

@@ -4,8 +4,9 @@ Into ``--output s3://…/datasets/<id>/``: ``train.parquet``, ``validation.parqu
 group_id, amount, facet_*, the features, label; ordered by event_time, event_id) and, last, ``dataset.json``.
 
 An event is in when it happened in the training window that ends at ``as-of`` minus the label's maturity, and it and its label were known at
-``as-of``. Features come from curated rows by the same SQL as everywhere, not from the feature store, whose rows may know
-reference rows that came later.
+``as-of`` (without a label: where the domain says that only fraud is reported). The domain's ``TrainingWindow`` says how the window is split,
+and what is left out; ``dataset.json`` counts it by reason. Features come from curated rows by the same SQL as everywhere, not from the feature
+store, whose rows may know reference rows that came later.
 """
 
 from __future__ import annotations
@@ -13,22 +14,26 @@ from __future__ import annotations
 import argparse
 import hashlib
 import tempfile
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from include.jobs.context import JobContext, JobError, instant
-from include.jobs.curated import CuratedFiles, download_curated, features_sql, tables_needed
+from include.jobs.curated import download_curated, features_sql, tables_needed
+from include.jobs.feature_engine import feature_engine
 from include.lifecycle.as_of import iso
 from include.lifecycle.domain import LABELS_TABLE, Domain
-from include.lifecycle.features import FEATURES, FeatureError, create_views, feature_names, fetch, materialise_features, open_database
+from include.lifecycle.features import FEATURES, FeatureError, create_views, feature_names, materialise_features, open_database
+from include.lifecycle.labelled import label_events
 from include.lifecycle.portable_sql import PortableSqlError
-from include.lifecycle.splits import PARTS, Part, split_by_time
+from include.lifecycle.splits import PARTS, SPLIT, Part, PartSummary, TimeSplit, split_by_time
+
+_ROWS_AT_ONCE = 250_000
+"""How many rows are in memory outside of DuckDB's share of it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,84 +56,72 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
             tables = tables_needed(context, sql) | {LABELS_TABLE}
             curated = download_curated(context, tables, start.date(), end.date(), directory / "curated")
             with open_database(directory / "spill", options.memory_limit) as connection:
-                materialise_features(connection, domain, sql, curated.paths, as_of, start.date(), end.date())
-                rows, unlabelled = _labelled(connection, domain, curated, as_of, start, end)
+                with feature_engine(directory / "spark", options.memory_limit) as engine:
+                    columns = materialise_features(connection, domain, sql, curated.paths, as_of, start.date(), end.date(), engine)
+                create_views(connection, domain, curated.paths, as_of, {LABELS_TABLE})
+                unlabelled = label_events(connection, domain.label, start, end)
+                split = split_by_time(connection, domain.training, end)
+                _check_enough_truth(domain, split, as_of, start, end)
+                for part in PARTS:
+                    _write_part(connection, columns, part, directory / f"{part}.parquet")
         except (FeatureError, PortableSqlError) as error:
             raise JobError(str(error)) from error
-        description, parts = _split(domain, rows, as_of, start, end)
-        description["matured_without_label"] = unlabelled
-        for part, table in parts.items():
-            path = directory / f"{part}.parquet"
-            pq.write_table(table, path, compression="zstd")
-            context.objects.put(f"{folder}{part}.parquet", path.read_bytes(), "application/vnd.apache.parquet")
+        for part in PARTS:
+            context.objects.upload(directory / f"{part}.parquet", f"{folder}{part}.parquet")
+    description = {
+        "domain": domain.name,
+        "as_of": iso(as_of),
+        "window": {"after": iso(start), "until": iso(end)},
+        "features": feature_names(domain, columns),
+        "facets": [facet.column for facet in domain.facets],
+        "events": split.events,
+        "positives": split.positives,
+        "parts": {part: _summary(split.parts[part]) for part in PARTS},
+        "left_out_in_test_delay": split.in_test_delay,
+        "matured_without_label": unlabelled,
+        "without_label": "genuine" if domain.label.unreported_is_genuine else "left out",
+    }
     lineage = {"partitions": curated.versions, "features_sql": hashlib.sha256(sql.encode()).hexdigest()}
     context.objects.put_json(f"{folder}dataset.json", {**description, "lineage": lineage})
     return {**description, "uri": options.output}
 
 
-def _labelled(
-    connection: duckdb.DuckDBPyConnection, domain: Domain, curated: CuratedFiles, as_of: datetime, start: datetime, end: datetime
-) -> tuple[pa.Table, int]:
-    """The window's events with their labels as known at ``as_of``, in order of time; and how many matured events have no known label."""
-    create_views(connection, domain, curated.paths, as_of, {LABELS_TABLE})
-    within = f"event_time > TIMESTAMP '{_naive(start)}' AND event_time <= TIMESTAMP '{_naive(end)}'"
-    events = f"(SELECT * FROM {FEATURES} WHERE {within})"  # noqa: S608 -- times and names of our own
-    known = f"(SELECT event_id, CAST(label AS TINYINT) AS label FROM {LABELS_TABLE} WHERE superseded_at = TIMESTAMP '9999-12-31')"  # noqa: S608
-    rows = fetch(connection, f"SELECT * FROM {events} JOIN {known} USING (event_id) ORDER BY event_time, event_id")  # noqa: S608
-    [[unlabelled]] = connection.execute(f"SELECT count(*) FROM {events} ANTI JOIN {known} USING (event_id)").fetchall()  # noqa: S608
-    return rows, unlabelled
-
-
-def _split(domain: Domain, rows: pa.Table, as_of: datetime, start: datetime, end: datetime) -> tuple[dict[str, Any], dict[Part, pa.Table]]:
-    training = domain.training
-    split = split_by_time(rows["event_time"], rows["group_id"], training.validation_share, training.test_share)
-    parts = {part: rows.take(split.rows[part]) for part in PARTS}
-    events, positives = sum(map(len, parts.values())), sum(map(_positives, parts.values()))
-    found = (
-        f"of the labelled events after {iso(start)} up to {iso(end)} as known at {iso(as_of)}"
-        f" ({sum(split.left_out.values())} more left out: their {domain.leakage_group} occurs in a later part)"
-    )
-    if events < training.minimum_events or positives < training.minimum_positives:
+def _check_enough_truth(domain: Domain, split: TimeSplit, as_of: datetime, start: datetime, end: datetime) -> None:
+    training, left_out = domain.training, sum(part.left_out for part in split.parts.values())
+    why = {"in_one_part": "occurs in a later part", "known_fraud_removed": "had a known fraud before"}[training.groups]
+    found = f"of the labelled events after {iso(start)} up to {iso(end)} as known at {iso(as_of)}"
+    found += f" ({left_out} more left out: their {domain.leakage_group} {why}"
+    found += f"; and {split.in_test_delay} in the {training.test_delay} before the test part)" if training.test_delay else ")"
+    if split.events < training.minimum_events or split.positives < training.minimum_positives:
         raise JobError(
-            f"too little truth to train {domain.name}: {events} events with {positives} positives {found}; the domain wants"
+            f"too little truth to train {domain.name}: {split.events} events with {split.positives} positives {found}; the domain wants"
             f" {training.minimum_events} with {training.minimum_positives} or more. Ingest more history, choose a later as-of, or lower the"
             " minimums of its TrainingWindow"
         )
-    for part, table in parts.items():
-        if not 0 < _positives(table) < len(table):
+    for name, part in split.parts.items():
+        if not 0 < part.positives < part.events:
             raise JobError(
-                f"the {part} part of {domain.name} wants both classes; it has {len(table)} events with {_positives(table)} positives"
+                f"the {name} part of {domain.name} wants both classes; it has {part.events} events with {part.positives} positives"
                 f" {found}. Ingest more history, or give the part a larger share"
             )
-    columns = [name for name in rows.column_names if name != "label"]
-    features = feature_names(domain, columns)
-    description = {
-        "domain": domain.name,
-        "as_of": iso(as_of),
-        "window": {"after": iso(start), "until": iso(end)},
-        "features": features,
-        "facets": [facet.column for facet in domain.facets],
-        "events": events,
-        "positives": positives,
-        "parts": {part: _summary(table, split.left_out[part]) for part, table in parts.items()},
-    }
-    return description, parts
 
 
-def _summary(table: pa.Table, left_out: int) -> dict[str, Any]:
-    times = pc.min_max(table["event_time"]).as_py()
+def _write_part(connection: duckdb.DuckDBPyConnection, columns: Sequence[str], part: Part, path: Path) -> None:
+    """A row group at a time, while DuckDB keeps on disk what does not fit in memory; in one order, so that equal rows are equal bytes."""
+    chosen = ", ".join("CAST(f.event_time AS TIMESTAMPTZ) AS event_time" if name == "event_time" else f'f."{name}"' for name in columns)
+    rows = f"FROM {FEATURES} AS f JOIN {SPLIT} AS s USING (event_id) WHERE s.part = '{part}' AND s.kept"
+    query = f"SELECT {chosen}, s.label {rows} ORDER BY f.event_time, f.event_id"
+    batches = connection.sql(query).to_arrow_reader(_ROWS_AT_ONCE)
+    with pq.ParquetWriter(path, batches.schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _summary(part: PartSummary) -> dict[str, Any]:
     return {
-        "events": len(table),
-        "positives": _positives(table),
-        "first_event_time": iso(times["min"]),
-        "last_event_time": iso(times["max"]),
-        "left_out_for_leakage": left_out,
+        "events": part.events,
+        "positives": part.positives,
+        "first_event_time": part.first_event_time and iso(part.first_event_time),
+        "last_event_time": part.last_event_time and iso(part.last_event_time),
+        "left_out_for_leakage": part.left_out,
     }
-
-
-def _positives(table: pa.Table) -> int:
-    return int(pc.sum(table["label"]).as_py() or 0)
-
-
-def _naive(moment: datetime) -> str:
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")

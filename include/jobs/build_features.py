@@ -6,6 +6,8 @@ A day of the interval that has no event as of the instant keeps no partition: on
 
 Every partition has the same columns. When ``features.sql`` has changed them since other days were written, the job stops and says so;
 ``--rebuild`` computes every day that has events or features, whatever the interval.
+
+With ``FEATURES_ENGINE=spark`` in the environment, Spark computes the rows; all else is the same.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ import pyarrow as pa
 from include import domains
 from include.jobs.context import JobContext, JobError, instant
 from include.jobs.curated import download_curated, features_sql, tables_needed
+from include.jobs.feature_engine import feature_engine
 from include.jobs.quality import QualityChecks
 from include.lifecycle.as_of import Days, iso
 from include.lifecycle.features import FEATURES, FeatureError, feature_names, fetch, materialise_features, open_database
 from include.lifecycle.names import digest
 from include.lifecycle.portable_sql import PortableSqlError
 from include.stores.partitions import Partitions
+from include.stores.stale_features import StaleFeatures
 
 _ROWS_AT_ONCE = 500_000
 """How many rows are checked and written at a time, beside DuckDB's share of memory: whole days of this many rows, or one day."""
@@ -39,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--last-day", required=True, type=date.fromisoformat, help="last event day, UTC, included")
     parser.add_argument("--as-of", required=True, type=instant, help="ISO 8601 instant; nothing that became known later is used")
     parser.add_argument("--rebuild", action="store_true", help="compute every day, after features.sql has changed its columns")
-    parser.add_argument("--memory-limit", help="DuckDB's share of memory, such as 3GB; beyond it, it spills to disk")
+    parser.add_argument("--memory-limit", help="the engine's share of memory, such as 3GB; beyond it, it spills to disk")
 
 
 def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
@@ -50,7 +54,9 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
         sql = features_sql(context)
         try:
             curated = download_curated(context, tables_needed(context, sql), days.first, days.last, Path(scratch) / "curated")
-            columns = materialise_features(connection, domain, sql, curated.paths, options.as_of, days.first, days.last)
+            bytes_read = sum(path.stat().st_size for paths in curated.paths.values() for path in paths)
+            with feature_engine(Path(scratch) / "spark", options.memory_limit) as engine:
+                columns = materialise_features(connection, domain, sql, curated.paths, options.as_of, days.first, days.last, engine)
         except (FeatureError, PortableSqlError) as error:
             raise JobError(str(error)) from error
         _check_same_columns(stored, days, columns)
@@ -62,9 +68,14 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     for day in stored.versions(days.first, days.last):
         if day not in counts:
             context.objects.delete(stored.key(day))
+    StaleFeatures(context.objects, context.layout).built(days, options.as_of)
     return {
         "rows": sum(counts.values()),
         "days": len(counts),
+        "bytes_read": bytes_read,
+        "first_day": min(counts).isoformat() if counts else None,
+        "last_day": max(counts).isoformat() if counts else None,
+        "as_of": iso(options.as_of),
         "features": feature_names(domain, columns),
         "warnings": warnings,
         "data_docs": data_docs,

@@ -94,7 +94,9 @@ class DatasetFile:
         lacking = [name for name in features if name not in self.table.column_names]
         if lacking:
             raise JobError(f"{self.source} lacks {len(lacking)} of the model's {len(features)} features: {', '.join(lacking)}")
-        matrix = np.column_stack([self.numbers(name) for name in features]).astype(np.float32)
+        matrix = np.empty((self.rows, len(features)), np.float32)
+        for place, name in enumerate(features):  # column by column: all of them as 64 bits would be twice the matrix beside it
+            matrix[:, place] = self.numbers(name)
         infinite = [name for name, column in zip(features, matrix.T, strict=True) if np.isinf(column).any()]
         if infinite:
             raise JobError(f"{self.source}: {', '.join(infinite)} hold infinite values (or beyond what 32 bits hold)")

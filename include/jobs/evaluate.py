@@ -14,10 +14,7 @@ Reads ``test.parquet`` of the data set and the models' archives. Writes below ``
 from __future__ import annotations
 
 import argparse
-import gzip
-import tarfile
 import tempfile
-import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,19 +26,18 @@ from include.jobs import model_file
 from include.jobs.context import JobContext, JobError
 from include.jobs.dataset_file import FACET_PREFIX, DatasetFile
 from include.jobs.evaluation_report import html_report
+from include.jobs.model_archive import download, open_model
 from include.lifecycle import bias, calibration, costs, explain, gate, metrics
-from include.lifecycle.bootstrap import FloatArray, Interval
+from include.lifecycle.bootstrap import FloatArray, Interval, Resampled
 from include.lifecycle.domain import Domain, ReviewCapacity
-from include.lifecycle.evaluation import Economics, Events, compare, intervals
+from include.lifecycle.evaluation import Economics, Events, compare, resampled
 from include.lifecycle.profile import Profile, Schema
-from include.stores.objects import ObjectNotFoundError, ObjectStore
 
 SCORE_COLUMN = "score"
 _CURVE_POINTS = 200
-_EXPLAINED_ROWS = 20_000
+_EXPLAINED_ROWS = 5_000
 _EXAMPLES = 10
 _REASONS = 5
-_CHUNK = 1 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,9 +53,9 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         source = f"{options.dataset.rstrip('/')}/test.parquet"
-        data = DatasetFile.read(_download(objects, source, folder / "test.parquet"), source)
-        challenger = _model(objects, options.model, folder / "challenger", context.domain)
-        champion = _model(objects, options.champion, folder / "champion", context.domain) if options.champion else None
+        data = DatasetFile.read(download(objects, source, folder / "test.parquet"), source)
+        challenger = open_model(objects, options.model, folder / "challenger", context.domain)
+        champion = open_model(objects, options.champion, folder / "champion", context.domain) if options.champion else None
         found = evaluate(context.domain, data, challenger, champion)
         smoke_test = (folder / "challenger" / model_file.SMOKE_TEST_FILE).read_bytes()
     found.evaluation["sources"] = {"dataset": options.dataset, "model": options.model, "champion": options.champion}
@@ -116,8 +112,9 @@ def evaluate(domain: Domain, data: DatasetFile, challenger: model_file.Model, ch
         raise JobError(f"{data.source}: {unknown} of {data.rows} events have no finite amount, so that what they cost is unknown")
     rows = data.matrix(challenger.features)
     scores = challenger.scores(rows).astype(np.float64)
-    measured = intervals(events, scores, economics, confidence)
-    comparison, standing = _against(champion, data, events, scores, economics, confidence)
+    ours = resampled(events, scores, economics)
+    measured = ours.intervals(confidence)
+    comparison, standing = _against(champion, data, events, ours, economics, confidence)
     verdict = gate.decide(domain.gate, measured, events.prevalence, comparison)
     evaluation = {
         "domain": domain.name,
@@ -140,21 +137,22 @@ def evaluate(domain: Domain, data: DatasetFile, challenger: model_file.Model, ch
 
 
 def _against(
-    champion: model_file.Model | None, data: DatasetFile, events: Events, scores: FloatArray, economics: Economics, confidence: float
+    champion: model_file.Model | None, data: DatasetFile, events: Events, ours: Resampled, economics: Economics, confidence: float
 ) -> tuple[gate.Comparison | None, dict[str, Any] | None]:
     """The comparison that the gate decides on, and what the report says of the champion."""
     if champion is None:
         return None, None
     standing: dict[str, Any] = {"as_of": champion.description.as_of, "metrics": None, "differences": None, "notes": []}
     try:
-        theirs = champion.scores(data.matrix(champion.features)).astype(np.float64)
+        scores = champion.scores(data.matrix(champion.features)).astype(np.float64)
     except JobError as error:
         standing["notes"].append(str(error))
         return gate.Comparison(obstacle=str(error)), standing
     if _has_seen(champion, data):
         standing["notes"].append("The champion was trained on some of these events, which favours it.")
-    comparison, differences = compare(events, scores, theirs, economics, confidence)
-    standing["metrics"] = _as_json(intervals(events, theirs, economics, confidence))
+    theirs = resampled(events, scores, economics)
+    comparison, differences = compare(ours, theirs, confidence)
+    standing["metrics"] = _as_json(theirs.intervals(confidence))
     standing["differences"] = _as_json(differences)
     return comparison, standing
 
@@ -263,38 +261,6 @@ def _profile(data: DatasetFile, features: tuple[str, ...], scores: FloatArray) -
     numeric = {SCORE_COLUMN: scores, "amount": data.numbers("amount")} | {name: data.numbers(name) for name in features}
     category = {name: data.texts(name) for name in data.table.column_names if name.startswith(FACET_PREFIX)}
     return Profile.of(Schema.of(numeric, category), data.days(), numeric, category)
-
-
-def _model(objects: ObjectStore, uri: str, folder: Path, domain: Domain) -> model_file.Model:
-    archive = _download(objects, uri, folder / "model.tar.gz")
-    try:
-        with gzip.open(archive) as unzipped, tarfile.open(fileobj=unzipped, mode="r:") as content:
-            for member in content:  # by hand: tarfile's own "data" filter is missing before Python 3.11.4
-                if not member.isfile() or not (folder / member.name).resolve().is_relative_to(folder.resolve()):
-                    raise tarfile.ExtractError(f"{member.name!r} is no regular file inside the archive")
-                content.extract(member, folder, set_attrs=False)
-            while unzipped.read(_CHUNK):  # tarfile stops before the end, where gzip's checksum is
-                pass
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise JobError(f"{uri} cannot be unpacked: {error}") from error
-    try:
-        model = model_file.load(folder)
-    except JobError as error:
-        raise JobError(f"{uri}: {error}") from error
-    if model.description.domain != domain.name:
-        raise JobError(f"{uri} is a model of domain {model.description.domain!r}, not {domain.name!r}")
-    return model
-
-
-def _download(objects: ObjectStore, uri: str, path: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(objects.get(objects.key(uri)))
-    except ObjectNotFoundError as error:
-        raise JobError(f"{uri} does not exist") from error
-    except ValueError as error:
-        raise JobError(str(error)) from error
-    return path
 
 
 def _as_json(measured: dict[str, Interval]) -> dict[str, Any]:

@@ -2,42 +2,44 @@
 
 What lies under ``curated/``, ``labels/`` and ``quarantine/`` afterwards is a function of the set of landed files alone (see
 ``include/lifecycle/curation.py``): ingesting a file again, or files in another order, gives the same bytes. Every object is written whole.
+Of the history a run reads the days that hold keys of the files in hand, and no others (``include/jobs/stored_days.py``).
+
 Before the first write the run leaves a note of the files it has in hand; a run that was killed is finished by the next one, whatever that
-one was asked for. One run at a time per domain.
+one was asked for. Days whose features a change can reach are marked before it is written (``stores/stale_features.py``) and stay so until
+they are built. One run at a time per domain.
 """
-
-
 
 from __future__ import annotations
 
 import argparse
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from great_expectations.expectations.expectation import Expectation
 
 from include import domains
 from include.jobs.context import JobContext, JobError
 from include.jobs.intake import FileInHand, Intake
 from include.jobs.quality import QualityChecks
+from include.jobs.stored_days import StoredDays, StoredRepeats
 from include.lifecycle import curation
+from include.lifecycle.as_of import event_effects, label_effects
+from include.lifecycle.curation import CuratedTable
 from include.lifecycle.delivery import Delivery
 from include.lifecycle.domain import LABELS_TABLE, Domain
 from include.lifecycle.names import digest
 from include.stores.layout import Layout
 from include.stores.objects import ObjectNotFoundError, ObjectStore
-from include.stores.partitions import Partitions
 from include.stores.quarantine import Quarantine
+from include.stores.stale_features import StaleFeatures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +63,9 @@ def ingest(domain: Domain, objects: ObjectStore, manifest: Mapping[str, Any], ex
                             "warnings": [{"expectation", "column", "unexpected", "share"}],
                             "refused_files": [{"key", "reason"}]}},
          "event_days": [first, last] or None,                               of the event table's new versions from these files
-         "changed_event_days": [day],                                       event partitions that the files touch: those that an event left too
+         "stale_features": [[first, last]],                                 event days, both ends included, whose features these files, or
+                                                                            earlier ones, can have changed since they were built
+         "features_as_of": instant or None,                                 the latest as of which features were built
          "data_docs": URI of index.html}
 
     JobError for a manifest that makes no sense, a landed file that is gone, or a domain's expression or expectation that does not run; then
@@ -92,14 +96,6 @@ def deliveries_of(domain: Domain, manifest: Mapping[str, Any]) -> list[Delivery]
     return sorted(found, key=lambda delivery: (delivery.day, delivery.path))
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """Partitions as they lie in S3, and their copies on disk."""
-
-    partitions: Partitions
-    copies: dict[date, Path]
-
-
 class _Ingestion:
     def __init__(
         self,
@@ -115,8 +111,9 @@ class _Ingestion:
         self._quarantine = Quarantine(objects, self._layout)
         self._tables = curation.curated_tables(domain)
         self._intake = Intake(connection, domain, objects, expectations)
-        self._stored: dict[str, _Stored] = {}
-        self._changed_event_days: set[date] = set()
+        self._stored: dict[str, StoredDays] = {}
+        self._repeats: dict[str, StoredRepeats] = {}
+        self._stale = StaleFeatures(objects, self._layout)
 
     def run(self, asked: Sequence[Delivery], identity: str) -> dict[str, Any]:
         with QualityChecks() as quality:
@@ -124,23 +121,24 @@ class _Ingestion:
             print(f"read and checked {len(asked)} files", flush=True)
             data_docs = quality.publish(self._objects, self._layout.report("ingest", identity, "data_docs"))
             warnings = {name: list(found) for name, found in self._intake.warnings.items()}
-        self._load_state()
+        self._open_state()
         self._bring_back(asked)
         self._resolve()
         self._write()
         return self._result(asked, warnings, data_docs)
 
-    def _load_state(self) -> None:
+    def _open_state(self) -> None:
         for name, table in self._tables.items():
-            self._stored[name] = self._download(name, self._layout.curated(name))
-            curation.load_state(self._connection, table, list(self._stored[name].copies.values()))
-        known = self._stored["known_labels"] = self._download("known_labels", self._layout.labels)
-        curation.load_known_labels(self._connection, list(known.copies.values()))
+            curation.create_state(self._connection, table)
+            load = partial(curation.load_state, self._connection, table)
+            self._stored[name] = self._days(self._layout.curated(name), f"stored_{name}", table.stored_key, load)
+            self._repeats[name] = StoredRepeats(self._connection, self._objects, self._layout, table)
+        curation.create_known_labels(self._connection)
+        load = partial(curation.load_known_labels, self._connection)
+        self._labels = self._days(self._layout.labels, "known_labels", "event_id", load)
 
-    def _download(self, name: str, prefix: str) -> _Stored:
-        partitions = Partitions(self._objects, prefix)
-        copies = partitions.download(self._folder / name)
-        return _Stored(partitions, {date.fromisoformat(path.stem.removeprefix("dt=")): path for path in copies})
+    def _days(self, prefix: str, rows: str, key: str, load: Callable[[Sequence[Path]], None]) -> StoredDays:
+        return StoredDays(self._connection, self._objects, self._layout, prefix, self._folder / rows, rows, key, load)
 
     def _bring_back(self, asked: Sequence[Delivery]) -> None:
         """Files of a run that did not finish, and files delivered after one in hand which share a key with it, are in hand too."""
@@ -148,20 +146,31 @@ class _Ingestion:
         more = {delivery for delivery in self._unfinished() if delivery.path not in in_hand}
         units = [[table] for name, table in self._tables.items() if name not in {self._domain.event_table, LABELS_TABLE}]
         units.append([self._tables[self._domain.event_table], self._tables[LABELS_TABLE]])
-        first = min((delivery.day for delivery in (*asked, *more)), default=None)
+        first = min((delivery.day for delivery in (*asked, *more)), default=date.max)
         while True:
             if more:
                 print(f"reading again {len(more)} files delivered after these, which share keys with them", flush=True)
                 with QualityChecks() as unpublished:
                     self._intake.take(sorted(more, key=lambda delivery: (delivery.day, delivery.path)), unpublished)
                 in_hand |= {delivery.path for delivery in more}
-            for name in self._tables:
-                paths = [path for path in self._quarantine.paths(name, first) if path not in in_hand] if first else []
-                curation.load_repeats(self._connection, name, list(self._quarantine.rows_for_reason(paths, curation.REPEATED)))
-            sources = {source for unit in units for source in curation.later_sources(self._connection, unit)}
-            more = {Delivery.of_source(source) for source in sources}
+            more = set()
+            for unit in units:
+                self._load_matching(unit, in_hand, first)
+                more |= {Delivery.of_source(source) for source in curation.later_sources(self._connection, unit)}
             if not more:
                 return
+
+    def _load_matching(self, unit: Sequence[CuratedTable], in_hand: set[str], first: date) -> None:
+        """Loads every row that the files in hand can concern: theirs, as they were, and those of the keys of both. ``unit``: tables that
+        share their keys."""
+        stored = [self._stored[table.name] for table in unit]
+        stored += [self._labels] if len(unit) > 1 else []
+        while True:
+            keys = curation.touched_keys(self._connection, unit)
+            if not any(days.load_matching(keys, in_hand) for days in stored):
+                break
+        for table in unit:
+            self._repeats[table.name].load_matching(keys, first)
 
     def _unfinished(self) -> list[Delivery]:
         try:
@@ -172,7 +181,7 @@ class _Ingestion:
     def _resolve(self) -> None:
         for name, table in self._tables.items():
             if name == LABELS_TABLE:  # last in the order of the tables
-                curation.inline_labels(self._connection, self._domain, f"accepted_{self._domain.event_table}")
+                curation.resolve_inline_labels(self._connection, self._domain)
             curation.resolve(self._connection, table)
         for name in self._tables:
             for index, record, reason, key in curation.repeats(self._connection, self._domain, name):
@@ -184,38 +193,39 @@ class _Ingestion:
         self._objects.put_json(self._note, {"files": [{"path": path, "year": year} for path, year in note]})
         self._write_quarantine(files)
         # Labels first: which of them the files touch follows from the curated rows as they were, also for the run after one that was killed.
-        self._write_days(self._stored["known_labels"], *curation.label_rows(self._connection, self._domain, self._tables))
+        days = curation.touched_label_days(self._connection, self._domain, self._tables)
+        self._labels.load(days)
+        self._stale.add(label_effects(curation.label_changes(self._connection), self._domain.feature_history))
+        rows = curation.label_rows(self._connection, days)
+        self._labels.write(self._labels.changes(days, rows), rows)
+        del rows  # as large as all the events of the files
         for name, table in self._tables.items():
-            days, rows = curation.curated_rows(self._connection, table)
-            self._write_days(self._stored[name], days, rows)
+            stored = self._stored[name]
+            days = curation.curated_days(self._connection, table)
+            stored.load(days)
+            rows = curation.curated_rows(self._connection, table, days)
+            changed = stored.changes(days, rows)
             if table.copied:
-                self._changed_event_days |= days
+                self._stale.add(event_effects([day for day, _ in changed], self._domain.feature_history))
+            stored.write(changed, rows)
+            del rows, changed
         self._objects.delete(self._note)
 
     def _write_quarantine(self, files: Sequence[FileInHand]) -> None:
-        there = {path for name in self._tables for path in self._quarantine.paths(name)}
+        written: dict[str, list[str]] = {name: [] for name in self._tables}
+        repeated: dict[str, list[tuple[str, str]]] = {name: [] for name in self._tables}
         for file in files:
-            if file.entries:
-                entries = [file.entries[record] for record in sorted(file.entries)]
+            name, path = file.delivery.table, file.delivery.path
+            entries = [file.entries[record] for record in sorted(file.entries)]
+            if entries:
                 originals = [file.landed.body] if file.landed.refused else file.landed.originals([entry.record for entry in entries])
                 self._quarantine.write(file.delivery, file.source, entries, file.landed.header, originals)
-            elif file.delivery.path in there:
+            elif path in self._repeats[name]:
                 self._quarantine.delete(file.delivery)
-
-    def _write_days(self, stored: _Stored, days: set[date], rows: pa.Table) -> None:
-        """Replaces the partitions of ``days`` by ``rows`` (sorted by ``_day``), except those that would not change."""
-        counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(rows["_day"]).to_pylist()}
-        changed: list[tuple[date, pa.Table]] = []
-        offset = 0
-        for day in sorted(days):
-            content = rows.slice(offset, counts.get(day, 0)).drop_columns("_day")
-            offset += content.num_rows
-            before = pq.read_table(stored.copies[day], partitioning=None) if day in stored.copies else None
-            if content.num_rows == 0:
-                stored.partitions.delete(day)
-            elif before is None or not content.combine_chunks().equals(before.combine_chunks()):
-                changed.append((day, content))
-        stored.partitions.write_all(changed)
+            written[name].append(path)
+            repeated[name] += [(entry.key, file.source) for entry in entries if entry.key and entry.reasons[0] == curation.REPEATED]
+        for name, paths in written.items():
+            self._repeats[name].written(paths, repeated[name])
 
     def _result(self, asked: Sequence[Delivery], warnings: Mapping[str, list[dict[str, Any]]], data_docs: str) -> dict[str, Any]:
         paths = {delivery.path for delivery in asked}
@@ -234,7 +244,7 @@ class _Ingestion:
         return {
             "tables": {name: result.as_json(warnings.get(name, ())) for name, result in tables.items()},
             "event_days": [day.isoformat() for day in event_days] or None,
-            "changed_event_days": sorted(day.isoformat() for day in self._changed_event_days),
+            **self._stale.as_json(),
             "data_docs": data_docs,
         }
 

@@ -57,7 +57,7 @@ class FileInHand:
 
 
 class Intake:
-    """Fills ``candidates_t`` of every landing table (see ``curation``), and ``accepted_t`` (all declared columns) beside it."""
+    """Fills ``candidates_t`` of every landing table (see ``curation``), and ``inline_labels``: the event table's rows that bring one."""
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, domain: Domain, objects: ObjectStore, expectations: Mapping[str, Sequence[Expectation]]
@@ -171,9 +171,13 @@ class Intake:
         """What is left in ``checked`` are candidates. The files of one run may come in several calls of ``take``."""
         curated = self._curated[table.name]
         columns = f"_file, {RECORD}, _key, {curated.quoted}, event_time, available_at, delivered_at, source"
-        for name, selected in ((f"candidates_{table.name}", columns), (f"accepted_{table.name}", "*")):
+        kept = [(f"candidates_{table.name}", columns, "true")]
+        if table.name == self._domain.event_table:
+            label = self._domain.label.column
+            kept.append((curation.INLINE_LABELS, f'_file, {RECORD}, _key, "{label}", _decided_at', f'"{label}" IS NOT NULL'))
+        for name, selected, where in kept:
             self._connection.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} AS SELECT {selected} FROM checked WHERE false")
-            self._connection.execute(f"INSERT INTO {name} SELECT {selected} FROM checked")
+            self._connection.execute(f"INSERT INTO {name} SELECT {selected} FROM checked WHERE {where}")
 
 
 def _described(files: Sequence[tuple[int, FileInHand]]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""``python -m include.laptop demo|up|down|status|airflow|dags-page``: what ``make`` calls."""
+"""``python -m include.laptop demo|backfill|up|down|status|airflow|job|dags-page``: what ``make`` calls."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import argparse
 import os
 import re
 import sys
+from datetime import date
 from pathlib import Path
 
 from include.laptop.processes import StackError
+from include.lifecycle.domain import Domain
 from include.settings import ROOT
 
 STATE = ROOT / ".local"
@@ -23,11 +25,19 @@ def main() -> int:
     demo.add_argument("--landing", type=Path, help="a folder with your own <table>.csv or <table>.parquet files")
     demo.add_argument("--year", type=int, help="the year of your events, where their dates carry none")
     demo.add_argument("--stop", action="store_true", help="stop the stack at the end")
+    backfill = commands.add_parser("backfill", help="train history again, as it would have been, and say when retraining would have paid")
+    backfill.add_argument("--domain", default="auto_claims")
+    backfill.add_argument("--from-date", type=date.fromisoformat, required=True, help="first day, YYYY-MM-DD, of the training schedule's instants")
+    backfill.add_argument("--to-date", type=date.fromisoformat, required=True, help="last day, included")
+    backfill.add_argument("--at-once", type=int, default=2, help="runs at once (default: 2)")
+    backfill.add_argument("--again", action="store_true", help="also what has run before: finished jobs are adopted, changed code retrains")
     commands.add_parser("up", help="start the stack again")
     commands.add_parser("down", help="stop the stack; its state stays")
     commands.add_parser("status", help="what runs, and where")
     airflow = commands.add_parser("airflow", help="an `airflow` command on the stack: `airflow -- dags list`")
     airflow.add_argument("arguments", nargs=argparse.REMAINDER)
+    job = commands.add_parser("job", help="one of the jobs' commands on the stack's data: `job -- history --domain card_payments`")
+    job.add_argument("arguments", nargs=argparse.REMAINDER)
     page = commands.add_parser("dags-page", help="docs/DAGs.md, written from the DAGs")
     page.add_argument("path", type=Path)
     options = parser.parse_args()
@@ -59,16 +69,21 @@ def _choose(name: str) -> Path:
     return home
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _domain(name: str) -> Domain:
     from include import domains
+
+    try:
+        return domains.get(name)
+    except LookupError as error:
+        raise StackError(str(error)) from error
+
+
+def _demo(options: argparse.Namespace) -> int:
     from include.laptop.demo import Demo, write_summary
     from include.laptop.stack import Stack
     from include.lifecycle.names import digest
 
-    try:
-        domain = domains.get(options.domain)
-    except LookupError as error:
-        raise StackError(str(error)) from error
+    domain = _domain(options.domain)
     if options.landing is not None and not options.landing.is_dir():
         raise StackError(f"{options.landing} is not a folder")
     name = SIMULATED
@@ -118,11 +133,31 @@ def _status(_: argparse.Namespace) -> int:
     return 0
 
 
+def _backfill(options: argparse.Namespace) -> int:
+    from include.laptop.backfill import Backfill
+    from include.laptop.stack import Stack
+
+    stack = Stack(_current())
+    stack.up()
+    Backfill(stack, _domain(options.domain), options.from_date, options.to_date, options.at_once, options.again).run()
+    return 0
+
+
 def _airflow(options: argparse.Namespace) -> int:
     from include.laptop.stack import Stack
 
-    arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
-    os.execve(sys.executable, [sys.executable, "-m", "airflow", *arguments], Stack(_current()).airflow_environment)  # noqa: S606 - our own command
+    return _execute("airflow", options.arguments, Stack(_current()).airflow_environment)
+
+
+def _job(options: argparse.Namespace) -> int:
+    from include.laptop.stack import Stack
+
+    return _execute("include.jobs", options.arguments, Stack(_current()).job_environment)
+
+
+def _execute(module: str, arguments: list[str], environment: dict[str, str]) -> int:
+    arguments = arguments[1:] if arguments[:1] == ["--"] else arguments
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], environment)  # noqa: S606 - our own command
 
 
 def _dags_page(options: argparse.Namespace) -> int:
@@ -132,7 +167,16 @@ def _dags_page(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"demo": _demo, "up": _up, "down": _down, "status": _status, "airflow": _airflow, "dags-page": _dags_page}
+_COMMANDS = {
+    "demo": _demo,
+    "backfill": _backfill,
+    "up": _up,
+    "down": _down,
+    "status": _status,
+    "airflow": _airflow,
+    "job": _job,
+    "dags-page": _dags_page,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,7 +11,7 @@ import httpx
 
 from include.laptop.processes import StackError
 
-FINAL = {"success", "failed", "skipped", "upstream_failed", "removed"}
+_PAGE = 100
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class AirflowApi:
             raise StackError(f"Airflow at {url} refused the login of {user}: {answer.text}")
         self._client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
-    def _call(self, method: str, path: str, **kwargs: Any) -> Any:
+    def call(self, method: str, path: str, **kwargs: Any) -> Any:
+        """The answer to a request of Airflow's API v2, as JSON. StackError with its text where it is an error."""
         answer = self._client.request(method, f"/api/v2{path}", **kwargs)
         if answer.is_error:
             raise StackError(f"Airflow: {method} {path}: {answer.status_code} {answer.text}")
@@ -42,28 +43,31 @@ class AirflowApi:
         """Waits until the DAG processor has parsed all of them."""
         deadline = time.monotonic() + seconds
         while True:
-            known = {dag["dag_id"] for dag in self._call("GET", "/dags", params={"limit": 500})["dags"]}
+            known = {dag["dag_id"] for dag in self.call("GET", "/dags", params={"limit": 500})["dags"]}
             if known.issuperset(dag_ids):
                 return
             if time.monotonic() > deadline:
-                errors = self._call("GET", "/importErrors")["import_errors"]
+                errors = self.call("GET", "/importErrors")["import_errors"]
                 raise StackError(f"Airflow knows no DAG {sorted(set(dag_ids) - known)}; import errors: {errors}")
             time.sleep(0.5)
 
     def unpause(self, dag_id: str) -> None:
-        self._call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
+        self.call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
     def trigger(self, dag_id: str, params: dict[str, Any]) -> str:
         """Starts a run with these parameters; returns its run id."""
-        run = self._call("POST", f"/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": params})
+        run = self.call("POST", f"/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": params})
         return str(run["dag_run_id"])
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         """The DAG's runs, newest first."""
-        found: list[dict[str, Any]] = self._call("GET", f"/dags/{dag_id}/dagRuns", params={"order_by": "-run_after", "limit": 100})[
-            "dag_runs"
-        ]
-        return found
+        found: list[dict[str, Any]] = []
+        while True:
+            page = {"order_by": "-run_after", "limit": _PAGE, "offset": len(found)}
+            runs = self.call("GET", f"/dags/{dag_id}/dagRuns", params=page)["dag_runs"]
+            found += runs
+            if len(runs) < _PAGE:
+                return found
 
     def wait_for_new_run(self, dag_id: str, known: set[str], seconds: float = 60) -> str:
         """Waits for a run that is not among ``known`` run ids, such as one that an asset triggers."""
@@ -76,7 +80,7 @@ class AirflowApi:
         raise StackError(f"{dag_id} was not triggered within {seconds:.0f} s")
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
-        found = self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", params={"limit": 200})["task_instances"]
+        found = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", params={"limit": 200})["task_instances"]
         return [TaskState(task["task_id"], task["state"] or "none", task["duration"], task["try_number"]) for task in found]
 
     def follow(self, dag_id: str, run_id: str, seconds: float, on_change: Callable[[TaskState], None]) -> str:
@@ -84,7 +88,7 @@ class AirflowApi:
         deadline = time.monotonic() + seconds
         seen: dict[str, str] = {}
         while True:
-            state = self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"]
+            state = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"]
             for task in self.tasks(dag_id, run_id):
                 if seen.get(task.task_id) != task.state and task.state != "none":
                     seen[task.task_id] = task.state
@@ -104,7 +108,7 @@ class AirflowApi:
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
         """The text of a task's log."""
-        content = self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}")["content"]
+        content = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}")["content"]
         lines = []
         for entry in content:
             lines.append(str(entry.get("event", entry)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,24 +19,33 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as TextTable
 
+from include import domains
 from include.laptop.airflow_api import AirflowApi, TaskState
 from include.laptop.processes import StackError
 from include.laptop.stack import Stack
 from include.lifecycle.as_of import iso
-from include.lifecycle.domain import EVENT_COLUMNS, Domain
+from include.lifecycle.domain import LABELS_TABLE, Domain
+from include.lifecycle.features import feature_names
 from include.settings import ROOT
 from include.stores.layout import Layout
 from include.stores.objects import ObjectStore
 from include.stores.partitions import Partitions
 
 FIRST_DAY = date(2026, 1, 1)
-"""The simulated history is the same on every machine and every day it is run."""
-DAYS = 90
-EVENTS = 20_000
+"""The simulated history is the same on every machine and every day it is run. How much there is, each domain's simulator says (HISTORY)."""
 SEED = 7
 SCORED_EVENTS = 300
 RUN_SECONDS = 1200
-SHOWN_METRICS = ("average_precision", "roc_auc", "precision_at_capacity", "recall_at_capacity", "savings", "expected_calibration_error")
+STAGES = ("ingest_data", "train_model", "deploy_model", "score_batch")
+SHOWN_METRICS = (
+    "average_precision",
+    "roc_auc",
+    "precision_at_capacity",
+    "recall_at_capacity",
+    "card_precision_at_capacity",
+    "savings",
+    "expected_calibration_error",
+)
 _SIGNS = {
     "success": "[green]✓[/]",
     "failed": "[red]✗[/]",
@@ -47,46 +57,25 @@ _SIGNS = {
 
 @dataclass
 class Demo:
-    """One walk through the main job. ``landing``: a folder with the user's own ``<table>.csv`` or ``.parquet`` files; None: simulated history.
+    """One walk through the main job. ``landing``: a folder with the user's own files, ``<table>.csv`` or ``.parquet`` or several
+    ``<table>_….csv``; None: simulated history, of ``history`` (``days``, ``events``) or as much as the domain's simulator says.
     ``year``: for sources whose dates carry none."""
 
     stack: Stack
     domain: Domain
     landing: Path | None = None
     year: int | None = None
-    days: int = DAYS
-    events: int = EVENTS
+    history: dict[str, int] | None = None
     console: Console = field(default_factory=Console)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> dict[str, Any]:
         """Runs it all and returns the summary (see README). StackError where a run fails."""
-        with self._stage("stack", "Bringing up MiniStack, the local SageMaker and Airflow"):
-            self.stack.up()
-            self.api = AirflowApi(self.stack.url("airflow"), "admin", self.stack.file.passwords["admin"])
-            stages = [f"{self.domain.name}.{stage}" for stage in ("ingest_data", "train_model", "deploy_model")]
-            self.api.wait_for_dags(stages)
-            for dag_id in stages:
-                self.api.unpause(dag_id)
-        self.objects = ObjectStore(self.stack.settings.bucket, client=self.stack.client("s3"))
-        with self._stage("land", "Landing files"):
-            delivered = self._land()
-        as_of = datetime.combine(delivered + timedelta(days=1), datetime.min.time(), tzinfo=UTC)
-
-        with self._stage("ingest", f"{self.domain.name}.ingest_data, deliveries of {delivered}"):
-            params = {"first_day": delivered.isoformat(), "last_day": delivered.isoformat(), "year": self.year}
-            ingested = self._follow("ingest_data", self.api.trigger(f"{self.domain.name}.ingest_data", params))
-        tables = self.api.xcom(f"{self.domain.name}.ingest_data", ingested, "ingest")["tables"]
-
+        self.up()
+        ingested, as_of = self.ingest()
+        tables = ingested["tables"]
         deploys = {run["dag_run_id"] for run in self.api.runs(f"{self.domain.name}.deploy_model")}
-        with self._stage("train", f"{self.domain.name}.train_model as of {iso(as_of)}"):
-            trained = self._follow(
-                "train_model", self.api.trigger(f"{self.domain.name}.train_model", {"as_of": iso(as_of), "approval": "automatic"})
-            )
-        evaluation = self.api.xcom(f"{self.domain.name}.train_model", trained, "evaluate")
-        registered = self.api.xcom(f"{self.domain.name}.train_model", trained, "register")
-        if not registered["gate_passed"]:
-            raise StackError("the gate refused the model, so nothing was deployed:\n- " + "\n- ".join(evaluation["gate"]["reasons"]))
+        evaluation, registered = self.train(as_of)
 
         with self._stage("deploy", f"{self.domain.name}.deploy_model, triggered by the approval"):
             deployed = self._follow("deploy_model", self.api.wait_for_new_run(f"{self.domain.name}.deploy_model", deploys))
@@ -95,20 +84,58 @@ class Demo:
         with self._stage("score", f"Scoring events through the endpoint {plan['endpoint']}"):
             scored = self._score(plan["endpoint"])
 
+        *_, day, _ = Partitions(self.objects, Layout(self.domain.name).features)  # of the last day not everything need have been reported
+        with self._stage("review", f"{self.domain.name}.score_batch, the review queue of {day}"):
+            batch = self._follow("score_batch", self.api.trigger(f"{self.domain.name}.score_batch", {"first_day": day.isoformat()}))
+        queue = self.api.xcom(f"{self.domain.name}.score_batch", batch, "score")
+
         summary = {
             "domain": self.domain.name,
             "rows": {count: sum(table[count] for table in tables.values()) for count in ("landed", "curated", "quarantined")},
             "tables": tables,
+            "as_of": iso(as_of),
             "metrics": evaluation["metrics"],
             "model_package": registered["model_package"],
             "endpoint": plan["endpoint"],
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
             "invoke_ms": scored,
             "report": self.stack_url(evaluation["reports"]["report"]),
+            "review_queue": self.stack_url(queue["reports"]["queue"]),
             "airflow": self.stack.browser_url("airflow"),
         }
         self._show(summary)
         return summary
+
+    def up(self) -> None:
+        """The stack, with the domain's DAGs unpaused."""
+        with self._stage("stack", "Bringing up MiniStack, the local SageMaker and Airflow"):
+            self.stack.up()
+            self.api = AirflowApi(self.stack.url("airflow"), "admin", self.stack.file.passwords["admin"])
+            stages = [f"{self.domain.name}.{stage}" for stage in STAGES]
+            self.api.wait_for_dags(stages)
+            for dag_id in stages:
+                self.api.unpause(dag_id)
+        self.objects = ObjectStore(self.stack.settings.bucket, client=self.stack.client("s3"))
+
+    def ingest(self) -> tuple[dict[str, Any], datetime]:
+        """Lands the files and ingests them: the job's result, and the instant as of which to train."""
+        with self._stage("land", "Landing files"):
+            delivered = self._land()
+        with self._stage("ingest", f"{self.domain.name}.ingest_data, deliveries of {delivered}"):
+            params = {"first_day": delivered.isoformat(), "last_day": delivered.isoformat(), "year": self.year}
+            run = self._follow("ingest_data", self.api.trigger(f"{self.domain.name}.ingest_data", params))
+        ingested = self.api.xcom(f"{self.domain.name}.ingest_data", run, "ingest")
+        return ingested, self._as_of(delivered, ingested["event_days"])
+
+    def train(self, as_of: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Trains and releases a model: what ``evaluate`` and ``register`` say of it. StackError where the gate refuses it."""
+        with self._stage("train", f"{self.domain.name}.train_model as of {iso(as_of)}"):
+            params = {"as_of": iso(as_of), "approval": "automatic"}
+            trained = self._follow("train_model", self.api.trigger(f"{self.domain.name}.train_model", params))
+        evaluation, registered = (self.api.xcom(f"{self.domain.name}.train_model", trained, task) for task in ("evaluate", "register"))
+        if not registered["gate_passed"]:
+            raise StackError("the gate refused the model, so nothing was deployed:\n- " + "\n- ".join(evaluation["gate"]["reasons"]))
+        return evaluation, registered
 
     def stack_url(self, uri: str) -> str:
         return uri.replace("s3://", f"{self.stack.browser_url('ministack')}/")
@@ -121,23 +148,22 @@ class Demo:
         self.seconds[name] = time.monotonic() - started
         self.console.print(f"  [dim]{self.seconds[name]:.1f} s[/]")
 
+    def _as_of(self, delivered: date, event_days: list[str] | None) -> datetime:
+        """The midnight after the delivery; for a history that ended long ago, the one by which its last label has matured."""
+        if not event_days:
+            raise StackError(f"no event of {self.domain.name} was curated: see the reports of ingest_data")
+        matured = date.fromisoformat(event_days[1]) + self.domain.label.maturity
+        return datetime.combine(min(delivered, matured) + timedelta(days=1), datetime.min.time(), tzinfo=UTC)
+
     def _land(self) -> date:
-        """Uploads the files under their delivery day, and returns that day."""
-        layout = Layout(self.domain.name)
+        """Uploads the files under their delivery day, and returns the last one."""
         if self.landing is not None:
-            delivered = date(self.year, 12, 31) if self.year else datetime.now(UTC).date() - timedelta(days=1)
-            for table in self.domain.landing_tables:
-                for path in (self.landing / f"{table.name}.csv", self.landing / f"{table.name}.parquet"):
-                    if path.is_file():
-                        self._upload(path, layout.landing(table.name, delivered, path.name))
-                        break
-                else:
-                    if table.name in {each.name for each in self.domain.tables}:
-                        raise StackError(f"{self.landing} has no {table.name}.csv or {table.name}.parquet: {self.domain.name} needs one")
-            return delivered
+            return self._land_own(self.landing)
+        layout = Layout(self.domain.name)
         folder = Path(tempfile.mkdtemp(prefix="landing-"))
+        size = self.history or domains.part(self.domain.name, "simulator").HISTORY
         try:
-            command = ["simulate", "--domain", self.domain.name, "--days", self.days, "--events", self.events]
+            command = ["simulate", "--domain", self.domain.name, "--days", size["days"], "--events", size["events"]]
             command += ["--first-day", FIRST_DAY, "--seed", SEED, "--out", folder]
             simulated = subprocess.run(  # noqa: S603 - our own command
                 [sys.executable, "-m", "include.jobs", *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False
@@ -151,6 +177,21 @@ class Demo:
                 delivered = max(delivered, day)
         finally:
             shutil.rmtree(folder)
+        return delivered
+
+    def _land_own(self, landing: Path) -> date:
+        layout = Layout(self.domain.name)
+        delivered = date(self.year, 12, 31) if self.year else datetime.now(UTC).date() - timedelta(days=1)
+        for table in self.domain.landing_tables:
+            named = re.compile(rf"{table.name}(_.*)?\.(csv|parquet)", re.IGNORECASE)
+            files = sorted(path for path in landing.iterdir() if path.is_file() and named.fullmatch(path.name))
+            for path in files:
+                self._upload(path, layout.landing(table.name, delivered, path.name))
+            if files or table.name == LABELS_TABLE:
+                continue
+            if table.required:
+                raise StackError(f"{landing} has no {table.name}.csv or {table.name}.parquet: {self.domain.name} needs one")
+            self.console.print(f"  [dim]no {table.name} file: what the features take from it is unknown[/]")
         return delivered
 
     def _upload(self, path: Path, key: str) -> None:
@@ -183,7 +224,7 @@ class Demo:
         for day in reversed(features.versions()):
             table = features.read(day)
             if table is not None:
-                names = [name for name in table.column_names if name not in EVENT_COLUMNS and not name.startswith("facet_")]
+                names = feature_names(self.domain, table.column_names)
                 values = table.select(names).to_pylist()
                 rows += [",".join("" if row[name] is None else repr(row[name]) for name in names) for row in values]
             if len(rows) >= SCORED_EVENTS:
@@ -204,6 +245,8 @@ class Demo:
         rows = summary["rows"]
         table.add_row("rows", f"{rows['landed']:,} landed = {rows['curated']:,} curated + {rows['quarantined']:,} quarantined")
         for name in SHOWN_METRICS:
+            if name not in summary["metrics"]:
+                continue
             metric = summary["metrics"][name]
             shown = ["undefined" if metric[bound] is None else f"{metric[bound]:.3f}" for bound in ("value", "low", "high")]
             table.add_row(name.replace("_", " "), f"{shown[0]}  [dim]({shown[1]} to {shown[2]})[/]")
@@ -214,6 +257,7 @@ class Demo:
             ("model package", summary["model_package"]),
             ("endpoint", summary["endpoint"]),
             ("evaluation", summary["report"]),
+            ("review queue", summary["review_queue"]),
             ("Airflow", f"{summary['airflow']}  {self.stack.login}"),
         ):
             self.console.print(f"{name:14} {value}", soft_wrap=True, highlight=False)

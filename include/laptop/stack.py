@@ -133,8 +133,15 @@ class Stack:
     @property
     def _python_environment(self) -> dict[str, str]:
         paths = [str(ROOT), str(ROOT / "plugins"), *([self._extra["PYTHONPATH"]] if "PYTHONPATH" in self._extra else [])]
+        if self.settings.features_engine == "spark":  # only then: Great Expectations imports PySpark wherever it finds it
+            paths.append(str(ROOT / ".local" / "venvs" / "spark"))
         quiet = {"GX_ANALYTICS_ENABLED": "false", "SCARF_NO_ANALYTICS": "true", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
         return {**clean_environment(), **self.aws_environment, **quiet, **self._extra, "PYTHONPATH": os.pathsep.join(paths)}
+
+    @property
+    def job_environment(self) -> dict[str, str]:
+        """What a job needs that a person starts in a terminal instead of SageMaker."""
+        return {**self._python_environment, "FRAUD_BUCKET": self.settings.bucket}
 
     @property
     def airflow_environment(self) -> dict[str, str]:
@@ -196,6 +203,8 @@ class Stack:
         python = sys.executable
         airflow = [python, "-m", "airflow"]
         environment = self.airflow_environment
+        # with what its tasks would import again and again, see there
+        scheduler_environment = environment | {"PYTHONPATH": os.pathsep.join([environment["PYTHONPATH"], str(ROOT / "config" / "scheduler")])}
         api = f"{self.url('airflow')}/api/v2/monitor/health"
         ministack_environment = {
             **clean_environment(),
@@ -235,7 +244,7 @@ class Stack:
                 self.file.ports["sagemaker"],
             ),
             Service("api-server", [*airflow, "api-server"], environment, lambda: _answers(api), self.file.ports["airflow"]),
-            Service("scheduler", [*airflow, "scheduler", "--skip-serve-logs"], environment, lambda: self._healthy("scheduler")),
+            Service("scheduler", [*airflow, "scheduler", "--skip-serve-logs"], scheduler_environment, lambda: self._healthy("scheduler")),
             Service("dag-processor", [*airflow, "dag-processor"], environment, lambda: self._healthy("dag_processor")),
             Service("triggerer", [*airflow, "triggerer", "--skip-serve-logs"], environment, lambda: self._healthy("triggerer")),
         ]

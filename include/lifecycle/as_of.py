@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -65,8 +65,38 @@ def delivery_days(
     return Days(day - lookback, day)
 
 
-def feature_days(changed: Sequence[str], history: timedelta) -> Days | None:
-    """Which days' features a change of these event days can reach: up to ``history`` after them. Days without events cost nothing."""
-    if not changed:
+def event_effects(changed: Iterable[date], history: timedelta) -> list[Days]:
+    """Which days' features a change of events on these days can reach: up to ``history``, how far features look back, after them."""
+    return merged(Days(day, day + history) for day in changed)
+
+
+def label_effects(changed: Iterable[tuple[date, date]], history: timedelta) -> list[Days]:
+    """The same of changed labels: (the event's day, the first day on which one of them was available). Features of events before that
+    instant do not see it, and features of events more than ``history`` after the labelled one do not look back as far."""
+    return merged(Days(available, day + history) for day, available in changed if available <= day + history)
+
+
+def merged(days: Iterable[Days]) -> list[Days]:
+    """The same days in as few intervals as there can be, in order."""
+    found: list[Days] = []
+    for each in sorted(days, key=lambda days: days.first):
+        if found and each.first <= found[-1].last + timedelta(days=1):
+            found[-1] = Days(found[-1].first, max(found[-1].last, each.last))
+        else:
+            found.append(each)
+    return found
+
+
+def without(days: Iterable[Days], taken: Days) -> list[Days]:
+    """``days`` but for those of ``taken``."""
+    one = timedelta(days=1)
+    parts = [part for each in days for part in ((each.first, min(each.last, taken.first - one)), (max(each.first, taken.last + one), each.last))]
+    return [Days(first, last) for first, last in parts if first <= last]
+
+
+def feature_days(stale: Sequence[Sequence[str]]) -> Days | None:
+    """The interval of event days that one run computes to make stale features good, from ``stale_features`` in ingest's result; None where
+    there are none. Days without events cost nothing."""
+    if not stale:
         return None
-    return Days(date.fromisoformat(min(changed)), date.fromisoformat(max(changed)) + history)
+    return Days(date.fromisoformat(min(first for first, _ in stale)), date.fromisoformat(max(last for _, last in stale)))

@@ -32,15 +32,32 @@ class Interval:
         return {name: None if np.isnan(number) else number for name, number in vars(self).items()}
 
 
-def bootstrap(
-    measure: Measure, clusters: ArrayLike, *, resamples: int = 500, confidence: float = 0.95, seed: int = 0
-) -> dict[str, Interval]:
-    """The percentile interval (Efron & Tibshirani 1993, An Introduction to the Bootstrap, §13.3) of every metric, on the same resamples.
+@dataclass(frozen=True)
+class Resampled:
+    """Every metric's value on all events, and its values on each resample, shape (resamples,). Two of the same clusters and seed are on the
+    same resamples: their difference is paired."""
+
+    values: dict[str, float]
+    draws: dict[str, FloatArray]
+
+    def intervals(self, confidence: float = 0.95) -> dict[str, Interval]:
+        """The percentile interval (Efron & Tibshirani 1993, An Introduction to the Bootstrap, §13.3) of every metric. Resamples on which a
+        metric is undefined (no fraud drawn) are left out of it."""
+        return {name: percentile_interval(value, self.draws[name], confidence) for name, value in self.values.items()}
+
+    def __sub__(self, other: Resampled) -> Resampled:
+        return Resampled(
+            {name: value - other.values[name] for name, value in self.values.items()},
+            {name: draws - other.draws[name] for name, draws in self.draws.items()},
+        )
+
+
+def bootstrap(measure: Measure, clusters: ArrayLike, *, resamples: int = 500, seed: int = 0) -> Resampled:
+    """Every metric on all events and on resamples of the clusters.
 
     clusters: shape (events,); events of one cluster (a leakage group, a card) are drawn together, because they are not independent
     (Davison & Hinkley 1997, Bootstrap Methods and their Application, §3.8). Resamples are not stratified by label: that the share of fraud
-    itself varies is part of what the interval has to tell. Resamples on which a metric is undefined (no fraud drawn) are left out of it.
-    ValueError without events.
+    itself varies is part of what the interval has to tell. ValueError without events.
     """
     codes = np.unique(np.asarray(clusters), return_inverse=True)[1]
     if codes.size == 0:
@@ -56,10 +73,11 @@ def bootstrap(
         times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
         for name, sample in measure(times[:, codes]).items():
             draws[name].append(sample)
-    return {name: _percentiles(value, np.concatenate(draws[name]), confidence) for name, value in values.items()}
+    return Resampled(values, {name: np.concatenate(samples) for name, samples in draws.items()})
 
 
-def _percentiles(value: float, sample: FloatArray, confidence: float) -> Interval:
+def percentile_interval(value: float, sample: FloatArray, confidence: float) -> Interval:
+    """The value with the percentiles of a metric's resamples, shape (resamples,); those on which it is undefined (NaN) are left out."""
     defined = sample[~np.isnan(sample)]
     if not defined.size:
         return Interval(value, np.nan, np.nan)

@@ -51,7 +51,7 @@ def expected_cost(
         total = weight @ (share * costs.review + (1 - share) * loss)
     else:
         reviews = weight * share
-        total = costs.review * reviews.sum(axis=-1) + (weight - reviews) @ loss
+        total = costs.review * reviews.sum(axis=-1) + weight @ loss - reviews @ loss
     return np.asarray(total / weight.sum(axis=-1), np.float64)
 
 

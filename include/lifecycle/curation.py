@@ -16,10 +16,13 @@ no copies.
 Everything here is SQL over temporary tables of one DuckDB connection, for a table ``t`` of the domain:
 
 - ``candidates_t``: good rows of the files in hand (those of this run and those brought back);
-- ``stored_t``: curated rows as they lie in S3, with ``_key``, ``_path`` and ``_day``, the partition that holds them;
+- ``stored_t``: curated rows as they lie in S3, with ``_key``, ``_path`` and ``_day``, the partition that holds them: of the days that matter;
 - ``state_t``: of these the versions, each once and on its own day, without the copies;
 - ``repeats_t``: ``_key, source, delivered_at`` of rows quarantined as repeats by earlier runs, where they may matter;
 - ``versions_t``: the outcome for the files in hand.
+
+Which days matter: those that hold rows of the files in hand or of a key that these files touch (``touched_keys``), because nothing else is
+compared, moved or counted; and, once the outcome is known, the days that are written anew. The caller finds them by an index of the keys.
 
 Labels have one history whether they arrive inline or in deliveries of their own: ``candidates_labels`` takes both. A label whose event is
 unknown stays in that history, under ``curated/labels``, and appears under ``labels/`` in the run in which the event arrives: there too, in
@@ -30,12 +33,13 @@ each day that holds a version of the event.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -48,8 +52,15 @@ REPEATED = "duplicate of a curated row"
 CONTRADICTORY = "contradictory rows for one key"
 _TIMES = ("event_time", "available_at", "delivered_at")
 _ORDER = "delivered_at, source"
+_WRITTEN = "event_time, available_at, delivered_at, source"
+_LABEL_COLUMNS = {"event_id": "VARCHAR", "label": "BIGINT", **dict.fromkeys(_TIMES, "TIMESTAMP"), "source": "VARCHAR"}
 _DAY_OF_FILE = "CAST(replace(parse_filename(_partition, true), 'dt=', '') AS DATE)"
 _PATH = f"regexp_replace(source, '{SOURCE_SUFFIX}', '')"
+_NUMBER = f"coalesce(TRY_CAST({KEY} AS BIGINT), CAST(md5_number_lower({KEY}) & {2**48 - 1} AS BIGINT))"
+"""A key as a 64-bit integer, by which keys are indexed: its own value where it is one, otherwise 48 bits of its MD5. Two keys that share a
+number cost an object read in vain: between two sets of a million hashed keys, once in 280 times."""
+INLINE_LABELS = "inline_labels"
+"""Temporary table (``_file, _record, _key``, the label's column, ``_decided_at``): the labels that stand in rows of the event table in hand."""
 PROCESSED = "processed_paths"
 """Temporary table (``_path``): the files in hand. Their rows in the state are replaced."""
 
@@ -77,6 +88,11 @@ class CuratedTable:
         return ", ".join(f'"{name}"' for name in self.names)
 
     @property
+    def stored_key(self) -> str:
+        """SQL: the key as text, from the columns as they are stored."""
+        return key_text(Table(self.name, self.columns, self.key))
+
+    @property
     def values(self) -> str:
         return f"row({', '.join(self.compared)})"
 
@@ -97,22 +113,41 @@ def _curated(domain: Domain, table: Table) -> CuratedTable:
     return CuratedTable(table.name, columns, table.key, day, compared, copied)
 
 
+def create_state(connection: duckdb.DuckDBPyConnection, table: CuratedTable) -> None:
+    """``stored_t`` without rows, and ``state_t``, which follows it."""
+    columns = "".join(f'"{column.name}" {SQL_TYPES[column.type]}, ' for column in table.columns)
+    times = "".join(f"{name} TIMESTAMP, " for name in _TIMES)
+    connection.execute(f"CREATE TEMP TABLE stored_{table.name} ({columns}{times}source VARCHAR, _day DATE, {KEY} VARCHAR, _path VARCHAR)")
+    connection.execute(f"CREATE TEMP VIEW state_{table.name} AS SELECT * FROM stored_{table.name} WHERE _day = {table.day}")
+    connection.execute(f"CREATE TEMP TABLE repeats_{table.name} ({KEY} VARCHAR, source VARCHAR, delivered_at TIMESTAMP)")
+
+
 def load_state(connection: duckdb.DuckDBPyConnection, table: CuratedTable, files: Sequence[Path]) -> None:
-    """``stored_t`` and ``state_t`` from the partitions' files. DuckDB spills them to disk where memory is short."""
+    """Adds partitions' files to ``stored_t``. DuckDB spills to disk where memory is short."""
     times = ", ".join(f"CAST({name} AS TIMESTAMP) AS {name}" for name in _TIMES)
-    if files:
-        columns = ", ".join(
-            f'CAST("{column.name}" AS TIMESTAMP) AS "{column.name}"' if column.type == "timestamp" else f'"{column.name}"'
-            for column in table.columns
-        )
-        rows = f"SELECT {columns}, {times}, source, {_DAY_OF_FILE} AS _day FROM {_read_parquet(files)}"
-    else:
-        columns = ", ".join(f'CAST(NULL AS {SQL_TYPES[column.type]}) AS "{column.name}"' for column in table.columns)
-        nothing = ", ".join(f"CAST(NULL AS TIMESTAMP) AS {name}" for name in _TIMES)
-        rows = f"SELECT {columns}, {nothing}, CAST(NULL AS VARCHAR) AS source, CAST(NULL AS DATE) AS _day WHERE false"
-    key = key_text(Table(table.name, table.columns, table.key))
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE stored_{table.name} AS SELECT *, {key} AS {KEY}, {_PATH} AS _path FROM ({rows})")
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW state_{table.name} AS SELECT * FROM stored_{table.name} WHERE _day = {table.day}")
+    columns = ", ".join(
+        f'CAST("{column.name}" AS TIMESTAMP) AS "{column.name}"' if column.type == "timestamp" else f'"{column.name}"'
+        for column in table.columns
+    )
+    rows = f"SELECT {columns}, {times}, source, {_DAY_OF_FILE} AS _day FROM {_read_parquet(files)}"
+    connection.execute(f"INSERT INTO stored_{table.name} SELECT *, {table.stored_key} AS {KEY}, {_PATH} AS _path FROM ({rows})")
+
+
+def touched_keys(connection: duckdb.DuckDBPyConnection, tables: Sequence[CuratedTable]) -> np.ndarray:
+    """The numbers of the keys that the files in hand have, or had, rows of: sorted, each once. ``tables`` share their keys."""
+    keys = " UNION ALL ".join(
+        f"SELECT {KEY} FROM candidates_{table.name} UNION ALL SELECT {KEY} FROM stored_{table.name} WHERE _path IN (FROM {PROCESSED})"
+        for table in tables
+    )
+    numbers = connection.sql(f"SELECT DISTINCT {_NUMBER} AS number FROM ({keys}) ORDER BY number").to_arrow_table()
+    found: np.ndarray = numbers["number"].to_numpy()
+    return found
+
+
+def key_numbers(connection: duckdb.DuckDBPyConnection, rows: str) -> tuple[pa.Table, pa.Table]:
+    """Of ``rows``, an SQL query with ``name``, ``_key`` and ``source``: (name, number), sorted, and (name, path), each once."""
+    numbers = connection.sql(f"SELECT DISTINCT name, {_NUMBER} AS number FROM ({rows}) ORDER BY ALL").to_arrow_table()
+    return numbers, connection.sql(f"SELECT DISTINCT name, {_PATH} AS path FROM ({rows})").to_arrow_table()
 
 
 def take_contradictions(connection: duckdb.DuckDBPyConnection, table: Table, rows: str) -> list[tuple[int, int, str, str]]:
@@ -136,7 +171,7 @@ def take_contradictions(connection: duckdb.DuckDBPyConnection, table: Table, row
 
 
 def load_repeats(connection: duckdb.DuckDBPyConnection, name: str, rows: Sequence[tuple[str, str]]) -> None:
-    """``repeats_t`` from (key, source) of rows in quarantine."""
+    """Adds (key, source) of rows in quarantine to ``repeats_t``."""
     delivered = [Delivery.of_source(source).delivered_at.replace(tzinfo=None) for _, source in rows]
     table = pa.table({
         KEY: pa.array([key for key, _ in rows], pa.string()),
@@ -144,7 +179,7 @@ def load_repeats(connection: duckdb.DuckDBPyConnection, name: str, rows: Sequenc
         "delivered_at": pa.array(delivered, pa.timestamp("us")),
     })
     connection.register("loaded_repeats", table)
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE repeats_{name} AS FROM loaded_repeats")
+    connection.execute(f"INSERT INTO repeats_{name} FROM loaded_repeats")
     connection.unregister("loaded_repeats")
 
 
@@ -167,8 +202,8 @@ def later_sources(connection: duckdb.DuckDBPyConnection, tables: Iterable[Curate
 
 
 def resolve(connection: duckdb.DuckDBPyConnection, table: CuratedTable) -> None:
-    """``versions_t`` from ``candidates_t`` and ``state_t``: every candidate, with ``_new`` (a version; otherwise a repeat), ``_first`` (the
-    first version of its key) and its final ``available_at``."""
+    """``versions_t`` from ``candidates_t``, which goes, and ``state_t``: every candidate, with ``_new`` (a version; otherwise a repeat),
+    ``_first`` (the first version of its key) and its final ``available_at``."""
     name, columns = table.name, table.quoted
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE versions_{name} AS
@@ -189,18 +224,19 @@ def resolve(connection: duckdb.DuckDBPyConnection, table: CuratedTable) -> None:
         UNION ALL BY NAME
         SELECT * EXCLUDE (settled), true AS _first, true AS _new FROM pool WHERE {KEY} IN (FROM single) AND NOT settled
     """)
+    connection.execute(f"DROP TABLE candidates_{name}")
 
 
-def inline_labels(connection: duckdb.DuckDBPyConnection, domain: Domain, rows: str) -> None:
+def resolve_inline_labels(connection: duckdb.DuckDBPyConnection, domain: Domain) -> None:
     """Adds the labels that stand in the event table's rows to ``candidates_labels``, once their events are resolved: a label in a corrected
     row was not known before that row was delivered."""
-    key, events = domain.event_id, domain.event_table
+    events = domain.event_table
     connection.execute(f"""
         INSERT INTO candidates_{LABELS_TABLE} BY NAME
-        SELECT r._file, r.{RECORD}, r.{KEY}, r."{key}", r."{domain.label.column}" AS label, r._decided_at AS decided_at,
-            r._decided_at AS event_time, r.delivered_at, r.source,
-            CASE WHEN v._first THEN r._decided_at ELSE greatest(r._decided_at, r.delivered_at) END AS available_at
-        FROM {rows} r JOIN versions_{events} v USING (_file, {RECORD}) WHERE r."{domain.label.column}" IS NOT NULL
+        SELECT l._file, l.{RECORD}, l.{KEY}, v."{domain.event_id}", l."{domain.label.column}" AS label, l._decided_at AS decided_at,
+            l._decided_at AS event_time, v.delivered_at, v.source,
+            CASE WHEN v._first THEN l._decided_at ELSE greatest(l._decided_at, v.delivered_at) END AS available_at
+        FROM {INLINE_LABELS} l JOIN versions_{events} v USING (_file, {RECORD})
     """)
 
 
@@ -233,11 +269,9 @@ def event_days(connection: duckdb.DuckDBPyConnection, table: CuratedTable, paths
     return [day for day in found[0] if day is not None]
 
 
-def curated_rows(connection: duckdb.DuckDBPyConnection, table: CuratedTable) -> tuple[set[date], pa.Table]:
-    """The days whose partitions the files in hand had or have rows in, and the whole new content of these partitions, with the column
-    ``_day`` first, in the order in which it is written."""
-    name, columns = table.name, f"{table.quoted}, event_time, available_at, delivered_at, source"
-    keys = ", ".join(f'"{column}"' for column in table.key)
+def curated_days(connection: duckdb.DuckDBPyConnection, table: CuratedTable) -> set[date]:
+    """The days whose partitions the files in hand had or have rows in."""
+    name, columns = table.name, f"{table.quoted}, {_WRITTEN}"
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE moved AS
         WITH changed AS (
@@ -258,7 +292,14 @@ def curated_rows(connection: duckdb.DuckDBPyConnection, table: CuratedTable) -> 
         SELECT _day, {columns} FROM history JOIN days USING ({KEY})
     """)
     touched = f"SELECT _day FROM fresh UNION SELECT _day FROM stored_{name} WHERE _path IN (FROM {PROCESSED}) OR {KEY} IN (FROM moved)"
-    days = {day for (day,) in connection.execute(touched).fetchall()}
+    return {day for (day,) in connection.execute(touched).fetchall()}
+
+
+def curated_rows(connection: duckdb.DuckDBPyConnection, table: CuratedTable, days: Collection[date]) -> pa.Table:
+    """The whole new content of the partitions that ``curated_days`` has just named, with the column ``_day`` first, in the order in which it
+    is written. What there was on these days must be loaded."""
+    name, columns = table.name, f"{table.quoted}, {_WRITTEN}"
+    keys = ", ".join(f'"{column}"' for column in table.key)
     rows = connection.sql(
         f"""
         SELECT _day, {columns} FROM fresh
@@ -269,26 +310,26 @@ def curated_rows(connection: duckdb.DuckDBPyConnection, table: CuratedTable) -> 
         """,
         params=[sorted(days)],
     ).to_arrow_table()
-    return days, in_utc(rows)
+    return in_utc(rows)
+
+
+def create_known_labels(connection: duckdb.DuckDBPyConnection) -> None:
+    """``known_labels``, without rows: ``labels/`` as it lies in S3, of the days that matter."""
+    connection.execute(f"CREATE TEMP TABLE known_labels (_day DATE, {', '.join(f'{name} {kind}' for name, kind in _LABEL_COLUMNS.items())})")
 
 
 def load_known_labels(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
-    """``known_labels``: ``labels/`` as it lies in S3."""
-    labels = ("event_id VARCHAR", "label BIGINT", *(f"{name} TIMESTAMP" for name in _TIMES), "source VARCHAR")
-    selected = ", ".join(f"CAST({{}} AS {kind}) AS {name}".format(name if files else "NULL") for name, kind in map(str.split, labels))
-    selected += f", {_DAY_OF_FILE if files else 'CAST(NULL AS DATE)'} AS _day"
-    rows = f"FROM {_read_parquet(files)}" if files else "WHERE false"
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE known_labels AS SELECT {selected} {rows}")
+    """Adds partitions' files to ``known_labels``."""
+    columns = ", ".join(f"CAST({name} AS {kind})" for name, kind in _LABEL_COLUMNS.items())
+    connection.execute(f"INSERT INTO known_labels SELECT {_DAY_OF_FILE}, {columns} FROM {_read_parquet(files)}")
 
 
-def label_rows(connection: duckdb.DuckDBPyConnection, domain: Domain, tables: Mapping[str, CuratedTable]) -> tuple[set[date], pa.Table]:
-    """The partition days of ``labels/`` that the files in hand touch, and their whole new content: the labels' history in each day that
-    holds a version of the event. Columns: ``_day, event_id`` (text), ``label, event_time, available_at, delivered_at, source``.
+def touched_label_days(connection: duckdb.DuckDBPyConnection, domain: Domain, tables: Mapping[str, CuratedTable]) -> set[date]:
+    """The partition days of ``labels/`` that the files in hand touch: the labels' history lies in each day that holds a version of the event.
 
     ``event_time`` is the event's as it was known when the label became known (of an event known only later, its first), so that a correction
     changes nothing that was read as of an earlier instant. For what is known now, join the events."""
     events, labels = tables[domain.event_table], tables[LABELS_TABLE]
-    columns = "event_id, label, event_time, available_at, delivered_at, source"
 
     def now(table: CuratedTable, wanted: str) -> str:
         settled = f"FROM state_{table.name} WHERE _path NOT IN (FROM {PROCESSED}) AND {KEY} IN (FROM touched_events)"
@@ -313,9 +354,14 @@ def label_rows(connection: duckdb.DuckDBPyConnection, domain: Domain, tables: Ma
         SELECT _day, {KEY} AS event_id, label, event_time, available_at, delivered_at, source
         FROM dated JOIN (SELECT DISTINCT {KEY}, _day FROM happened) USING ({KEY})
     """)
-    days = {day for (day,) in connection.execute("""
-        SELECT _day FROM fresh_labels UNION SELECT _day FROM known_labels WHERE event_id IN (FROM touched_events)
-    """).fetchall()}  # fmt: skip
+    touched = "SELECT _day FROM fresh_labels UNION SELECT _day FROM known_labels WHERE event_id IN (FROM touched_events)"
+    return {day for (day,) in connection.execute(touched).fetchall()}
+
+
+def label_rows(connection: duckdb.DuckDBPyConnection, days: Collection[date]) -> pa.Table:
+    """The whole new content of the partitions that ``touched_label_days`` has just named. Columns: ``_day, event_id`` (text), ``label,
+    event_time, available_at, delivered_at, source``. What there was on these days must be loaded."""
+    columns = ", ".join(_LABEL_COLUMNS)
     rows = connection.sql(
         f"""
         SELECT _day, {columns} FROM fresh_labels
@@ -325,7 +371,16 @@ def label_rows(connection: duckdb.DuckDBPyConnection, domain: Domain, tables: Ma
         """,
         params=[sorted(days)],
     ).to_arrow_table()
-    return days, in_utc(rows)
+    return in_utc(rows)
+
+
+def label_changes(connection: duckdb.DuckDBPyConnection) -> list[tuple[date, date]]:
+    """Of each day of ``labels/`` whose rows change: the day, and the first day on which a label that is new, different or gone is, or was,
+    available: features of earlier events cannot tell."""
+    columns = f"_day, {', '.join(_LABEL_COLUMNS)}"
+    before = f"SELECT {columns} FROM known_labels WHERE event_id IN (FROM touched_events)"
+    changed = f"(FROM fresh_labels EXCEPT ALL {before}) UNION ALL ({before} EXCEPT ALL FROM fresh_labels)"
+    return connection.execute(f"SELECT _day, CAST(min(available_at) AS DATE) FROM ({changed}) GROUP BY _day ORDER BY _day").fetchall()
 
 
 def _read_parquet(files: Sequence[Path]) -> str:

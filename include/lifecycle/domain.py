@@ -11,6 +11,7 @@ the delivery: ``delivered_at`` (TIMESTAMP, UTC, the midnight that ends the deliv
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
@@ -50,6 +51,8 @@ class Table:
     kind: TableKind = "event"
     event_time: str = ""
     available_at: str = ""
+    required: bool = True
+    """False: a history may do without this table; what the features take from it is then unknown."""
     description: str = ""
 
     def column(self, name: str) -> Column:
@@ -73,6 +76,8 @@ class Label:
     available_at: str
     maturity: timedelta
     """After this long an event's label is final as far as training is concerned; younger events are left out of data sets."""
+    unreported_is_genuine: bool = False
+    """True where only fraud is ever reported (chargebacks): a matured event without a label counts as genuine. False: it is left out."""
     description: str = ""
 
 
@@ -121,11 +126,23 @@ class Schedules:
 
 @dataclass(frozen=True)
 class TrainingWindow:
-    """Which matured events a model is trained, validated and tested on: the last ``window`` before maturity, split by time."""
+    """Which matured events a model is trained, validated and tested on: the last ``window`` before maturity, split by time.
+
+    ``validation`` and ``test``: how much of the window's end each part takes, as a share of its events or as a length of time (both alike);
+    training has the rest. ``test_delay``: events of this long before the test part are left out, as they are when a model goes live: it
+    scores events that are at least a label's delay younger than the last one it learned from.
+
+    ``groups``: what is done about a leakage group (a policy, a card) that occurs in several parts. "in_one_part": it gives up its rows in
+    the earlier ones. "known_fraud_removed": its rows stay, for customers do return; but once a fraud of the group in this window is known, at
+    the midnight before an event, its later events are no part of validation and test: the card has been blocked (Le Borgne et al. 2022,
+    Fraud Detection Handbook, §5.2).
+    """
 
     window: timedelta
-    validation_share: float = 0.2
-    test_share: float = 0.2
+    validation: float | timedelta = 0.2
+    test: float | timedelta = 0.2
+    test_delay: timedelta = timedelta(0)
+    groups: Literal["in_one_part", "known_fraud_removed"] = "in_one_part"
     minimum_events: int = 1000
     minimum_positives: int = 30
 
@@ -233,8 +250,20 @@ class Domain:
             refuse("review", "set per_day or share, exactly one")
         if not self.approval.automatic and not self.approval.approvers:
             refuse("approval", "name at least one approver, or set automatic=True")
-        if not 0 < self.training.validation_share + self.training.test_share < 1:
-            refuse("training", "validation_share + test_share must lie between 0 and 1")
+        self._check_training(refuse)
+
+    def _check_training(self, refuse: Callable[[str, str], None]) -> None:
+        training = self.training
+        validation, test = training.validation, training.test
+        if isinstance(validation, timedelta) and isinstance(test, timedelta):
+            if min(validation, test) <= timedelta(0) or validation + test + training.test_delay >= training.window:
+                refuse("training", "validation + test_delay + test must be shorter than the window, and validation and test longer than nothing")
+        elif isinstance(validation, timedelta) or isinstance(test, timedelta):
+            refuse("training", "validation and test must both be shares or both be lengths of time")
+        elif not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
+            refuse("training", "validation and test, as shares, must lie between 0 and 1, and so must their sum")
+        if training.test_delay < timedelta(0):
+            refuse("training", "test_delay must not be negative")
 
     def table(self, name: str) -> Table:
         """The table of that name, the implicit ``labels`` table among them. KeyError if there is none."""

@@ -1,42 +1,31 @@
 """Features: a domain's ``features.sql`` over the curated tables, as of an instant. One function for every use, so that they cannot differ.
 
-What the SQL sees, under the tables' own names, times in UTC without a zone (TIMESTAMP), rows with ``available_at <= as_of`` only:
-
-- an **event table**: one row an event, the version that was known when the event became known (below): the declared columns (never the
-  label), ``event_time``, ``available_at``;
-- a **reference table**: every version, each holding from ``available_at`` until ``superseded_at`` (exclusive; 9999-12-31 for the latest),
-  so that a join can take the version known at the event:
-  ``ON p.id = e.id AND p.available_at <= e.event_time AND e.event_time < p.superseded_at``;
-- **labels**: every version likewise: ``event_id`` (text), ``label``, ``event_time``, ``available_at``, ``superseded_at``.
-
-Versions of one key are ordered by ``available_at``, then ``delivered_at``, then ``source``.
-
-**Corrections of events change no feature.** An event is scored once, when it becomes known: at the smallest ``available_at`` of its versions.
-Of the versions known at that instant, features see the last. A later one must stay unseen, or training would know what scoring could not: a
-claim set to zero after its investigation would give its label away. As event tables are also the history that windows of other events look
-back on, there is one rule for all rows: an event counts everywhere as it was first known, even in features of events after its correction.
-So the features of an event depend on the as-of instant only through which other rows were known. Corrections are kept in ``curated`` for
-people, and correct labels. A source that has to bring corrected facts into the features of later events delivers them as a reference table.
+What the SQL sees is in ``as_of_views``. DuckDB computes, or another engine (Spark) that is handed in; what was computed is checked here in
+either case, by DuckDB, against the events as DuckDB finds them.
 """
 
 # ruff: noqa: S608 -- the statements are put together from the domain's checked identifiers, from quoted paths and from times
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 import duckdb
 import pyarrow as pa
+from sqlglot import exp
 
 from include.lifecycle import portable_sql
-from include.lifecycle.domain import EVENT_COLUMNS, LABELS_TABLE, ColumnType, Domain, Table
+from include.lifecycle.as_of_views import CURATED, View, as_of_views, columns
+from include.lifecycle.domain import EVENT_COLUMNS, Domain
 
 FEATURES = "computed_features"
 """The temporary table that ``materialise_features`` leaves in the connection."""
 
-_SQL_TYPES: dict[ColumnType, str] = {"string": "VARCHAR", "integer": "BIGINT", "float": "DOUBLE", "timestamp": "TIMESTAMP"}
+PROCESSORS = len(os.sched_getaffinity(0))
 _NUMERIC = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT",
             "FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN")  # fmt: skip
 _TEXT_COLUMNS = ("event_id", "entity_id", "group_id")
@@ -47,11 +36,20 @@ class FeatureError(ValueError):
     """``features.sql`` or the rows under it break a promise. The message says which, with the column or a few event ids."""
 
 
+class Engine(Protocol):
+    """Something other than DuckDB that computes features."""
+
+    def compute(self, files: Mapping[str, Sequence[Path]], views: Sequence[View], statement: exp.Select) -> Path:
+        """A folder with the statement's rows as Parquet files (``*.parquet``), times without a zone. ``views`` are to be created first, over
+        ``curated_<table>`` of each table with ``files``. FeatureError where the statement does not run."""
+        ...
+
+
 def open_database(scratch: Path, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
     """A DuckDB in memory that spills into ``scratch`` beyond ``memory_limit`` ("3GB"; None: 80 % of the machine's or the container's).
 
-    One thread: in parallel, sums of floats are added in whatever order threads finish, and equal inputs must give equal bytes.
-    Extensions are never fetched from the network.
+    One thread: in parallel, sums of floats are added in whatever order threads finish, and equal inputs must give equal bytes. (Where all
+    sums are over whole numbers, ``materialise_features`` computes with every processor.) Extensions are never fetched from the network.
     """
     settings: dict[str, str | bool | int | float | list[str]] = {
         "temp_directory": str(scratch),
@@ -96,31 +94,50 @@ def materialise_features(
     as_of: datetime,
     first_day: date,
     last_day: date,
+    engine: Engine | None = None,
 ) -> list[str]:
     """``compute_features`` into the temporary table ``FEATURES``, which may be larger than memory; returns its columns in order.
 
-    FeatureError where the SQL is not portable, a mandatory column is missing or null, a feature is not a finite number, or the rows are not
-    exactly the events: one lost by a join, two made of one, one with another event time.
+    ``engine`` computes the rows; None: DuckDB. FeatureError where the SQL is not portable, a mandatory column is missing or null, a feature
+    is not a finite number, or the rows are not exactly the events: one lost by a join, two made of one, one with another event time.
     """
     try:
         tree = portable_sql.parse(sql, [table.name for table in domain.landing_tables])
     except portable_sql.PortableSqlError as error:
         raise FeatureError(f"features.sql of {domain.name}: {error}") from error
-    create_views(connection, domain, files, as_of, portable_sql.tables_read(tree) | {domain.event_table})
-    statement = tree.sql("duckdb")  # without comments and a closing semicolon, which cannot stand inside a subquery
+    tables = portable_sql.tables_read(tree)
+    within = f"event_time >= {_timestamp(first_day)} AND event_time < {_timestamp(last_day + timedelta(days=1))}"
+    if engine is None:
+        create_views(connection, domain, files, as_of, tables | {domain.event_table})
+        statement = tree.sql("duckdb")  # without comments and a closing semicolon, which cannot stand inside a subquery
+    else:
+        create_views(connection, domain, files, as_of, {domain.event_table})
+        views = [view for name in sorted(tables) for view in as_of_views(domain, name, as_of, bool(files.get(name)))]
+        wanted = exp.select("*").from_(tree.subquery("computed")).where(within, dialect="duckdb")
+        statement = f"SELECT * FROM read_parquet({_text(str(engine.compute(files, views, wanted) / '*.parquet'))})"
     try:
         described = connection.execute(f"DESCRIBE {statement}").fetchall()
-        columns = _checked_columns(domain, [(name, type_) for name, type_, *_ in described])
-        connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE {FEATURES} AS SELECT {', '.join(columns.values())} FROM ({statement})"
-            f" WHERE event_time >= {_timestamp(first_day)} AND event_time < {_timestamp(last_day + timedelta(days=1))}"
-            " ORDER BY event_time, event_id"
-        )
+        chosen = _checked_columns(domain, [(name, type_) for name, type_, *_ in described])
+        exact = engine is not None or portable_sql.sums_in_any_order(tree, {name: columns(domain, name) for name in tables})
+        query = f"SELECT {', '.join(chosen.values())} FROM ({statement}) WHERE {within} ORDER BY event_time, event_id"
+        _keep(connection, query, PROCESSORS if exact else 1)
+        connection.execute("SET threads = 1")
     except duckdb.Error as error:
         raise FeatureError(f"features.sql of {domain.name} does not run: {error}") from error
     _check_rows(connection, domain, first_day, last_day)
-    _check_values(connection, domain, list(columns))
-    return list(columns)
+    _check_values(connection, domain, list(chosen))
+    return list(chosen)
+
+
+def _keep(connection: duckdb.DuckDBPyConnection, query: str, threads: int) -> None:
+    """The query's rows as the table ``FEATURES``. Every thread wants memory of its own: where it does not suffice, one thread computes them."""
+    try:
+        connection.execute(f"SET threads = {threads}")
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {FEATURES} AS {query}")
+    except duckdb.OutOfMemoryException:
+        if threads == 1:
+            raise
+        _keep(connection, query, 1)
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
@@ -133,59 +150,26 @@ def fetch(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
 def create_views(
     connection: duckdb.DuckDBPyConnection, domain: Domain, files: Mapping[str, Sequence[Path]], as_of: datetime, tables: set[str]
 ) -> None:
-    """Temporary views of ``tables`` as of the instant (see the module's text). FeatureError for files that lack a declared column."""
+    """Temporary views of ``tables`` as of the instant (see ``as_of_views``). FeatureError for files that lack a declared column."""
     connection.execute("SET TimeZone = 'UTC'")
     for name in sorted(tables):
         try:
-            connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {_view(connection, domain, name, files.get(name, ()), as_of)}")
+            if files.get(name):
+                paths = ", ".join(_text(str(path)) for path in files[name])
+                rows = f"read_parquet([{paths}], union_by_name = true, hive_partitioning = false)"
+                connection.execute(f"CREATE OR REPLACE TEMP VIEW {CURATED}{name} AS {_without_zones(connection, rows)}")
+            for view in as_of_views(domain, name, as_of, bool(files.get(name))):
+                connection.execute(f"CREATE OR REPLACE TEMP {'TABLE' if view.small else 'VIEW'} {view.name} AS {view.select}")
         except duckdb.Error as error:
             raise FeatureError(f"curated files of {domain.name}.{name} cannot be read as the domain declares them: {error}") from error
 
 
-def _view(connection: duckdb.DuckDBPyConnection, domain: Domain, name: str, files: Sequence[Path], as_of: datetime) -> str:
-    key, types = _columns(domain, domain.table(name))
-    if not files:
-        nothing = ", ".join(f'CAST(NULL AS {type_}) AS "{column}"' for column, type_ in types.items())
-        return f"SELECT {nothing} WHERE false"
-    paths = ", ".join(_text(str(path)) for path in files)
-    known = (
-        f"SELECT * FROM read_parquet([{paths}], union_by_name = true, hive_partitioning = false)"
-        f" WHERE available_at <= TIMESTAMPTZ '{as_of.astimezone(UTC).isoformat()}'"
-    )
-    chosen = ", ".join(f'CAST("{column}" AS {type_}) AS "{column}"' for column, type_ in types.items() if column != "superseded_at")
-    keys = ", ".join(f'"{column}"' for column in key)
-    versions = f"PARTITION BY {keys} ORDER BY available_at, delivered_at, source"
-    if "superseded_at" in types:
-        until = f"coalesce(lead(CAST(available_at AS TIMESTAMP)) OVER ({versions}), TIMESTAMP '9999-12-31')"
-        each_once = "DISTINCT" if name == LABELS_TABLE else ""  # a label lies in each day that holds a version of its event
-        return f"SELECT {chosen}, {until} AS superseded_at FROM (SELECT {each_once} * FROM ({known}))"
-    # Few events are ever corrected: to rank the versions of these only spares sorting all columns of all rows. A version that lies in
-    # several days, because a correction moved its event, is ranked once for each copy, and at most one of them comes out first.
-    corrected = f"corrected_{name}"
-    connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE {corrected} AS SELECT {keys} FROM ({known}) GROUP BY ALL HAVING count(*) > 1"
-    )
-    first_known = f"PARTITION BY {keys} ORDER BY available_at, delivered_at DESC, source DESC"
-    ranked = f"SELECT *, row_number() OVER ({first_known}) AS place FROM ({known}) SEMI JOIN {corrected} USING ({keys})"
-    return (
-        f"SELECT {chosen} FROM ({known}) ANTI JOIN {corrected} USING ({keys})"
-        f" UNION ALL SELECT {chosen} FROM ({ranked}) WHERE place = 1"
-    )
-
-
-def _columns(domain: Domain, table: Table) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The table's key and the columns of its view with their types."""
-    times = {"event_time": "TIMESTAMP", "available_at": "TIMESTAMP"}
-    if table.name == LABELS_TABLE:
-        return ("event_id",), {"event_id": "VARCHAR", "label": "INTEGER", **times, "superseded_at": "TIMESTAMP"}
-    declared = {
-        column.name: _SQL_TYPES[column.type]
-        for column in table.columns
-        if not (table.name == domain.event_table and column.name == domain.label.column)
-    }
-    if table.kind == "reference":
-        return table.key, {**declared, "available_at": "TIMESTAMP", "superseded_at": "TIMESTAMP"}
-    return table.key, {**declared, **times}
+def _without_zones(connection: duckdb.DuckDBPyConnection, rows: str) -> str:
+    """A SELECT of the rows with their instants as UTC without a zone. This way a third of the time of casting them, which asks for the zone."""
+    types = connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()
+    instants = [name for name, type_, *_ in types if type_ == "TIMESTAMP WITH TIME ZONE"]
+    replaced = ", ".join(f'make_timestamp(epoch_us("{name}")) AS "{name}"' for name in instants)
+    return f"SELECT * {f'REPLACE ({replaced})' if replaced else ''} FROM {rows}"
 
 
 def _checked_columns(domain: Domain, described: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -225,6 +209,14 @@ def _check_rows(connection: duckdb.DuckDBPyConnection, domain: Domain, first_day
     event_id = f'"{domain.event_id}"'
     within = f"event_time >= {_timestamp(first_day)} AND event_time < {_timestamp(last_day + timedelta(days=1))}"
     events = f"(SELECT CAST({event_id} AS VARCHAR) AS event_id, event_time FROM {domain.event_table})"
+    # As many rows as events, and a row for every event: then there is no other. Which rule is broken is looked for only where one is.
+    inside = f"(SELECT * FROM {events} WHERE {within})"
+    expected, met, rows = connection.execute(
+        f"SELECT (SELECT count(*) FROM {inside}), (SELECT count(*) FROM {inside} SEMI JOIN {FEATURES} USING (event_id, event_time)),"
+        f" (SELECT count(*) FROM {FEATURES})"
+    ).fetchall()[0]
+    if expected == met == rows:
+        return
     rules = {
         "several rows for one event (does a join match more than one row? a reference table has a row for each version)": (
             f"SELECT event_id || ' (' || count(*) || ' rows)' FROM {FEATURES} GROUP BY event_id HAVING count(*) > 1"

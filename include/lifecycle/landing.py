@@ -9,7 +9,8 @@ CSV is RFC 4180 in UTF-8, a byte order mark allowed, comma-separated, lines ende
 no records. Three rules are stricter than the RFC, because the rows are about money: the last line needs its line end (without it nobody can
 tell 26 from a cut 26146.72), a quote that does not close damages its own line and not the rest of the file, and a record has exactly as
 many fields as the header. Columns that the domain does not declare are left out and named in ``extra_columns``: sources add columns, the
-landed file keeps them, and to refuse would stop the business for a change that harms nobody.
+landed file keeps them, and to refuse would stop the business for a change that harms nobody. A declared column is found whatever the case
+of its name, because exports write TX_DATETIME; a file in which two columns could be meant is refused.
 
 How records are counted in a refused file: non-blank lines after the first (CSV; UTF-16 is decoded for this), the row count in the footer
 (Parquet), 0 where there is no footer to be read. The file itself is kept whole in any case.
@@ -59,14 +60,15 @@ class LandedFile:
     header: bytes = b""
     """The header line, which the text of a record cannot be read without."""
     _spans: list[tuple[int, int]] | None = None
-    _rows: pa.Table | None = None
+    _is_parquet: bool = False
 
     def originals(self, records: Sequence[int]) -> list[bytes]:
         """The records' text as it stands in the file, without the line end; a Parquet row as JSON."""
-        if self._rows is not None:
-            return [_json(self._rows.slice(record - 1, 1).to_pylist()[0]) for record in records]
         if not records:
             return []
+        if self._is_parquet:
+            rows = pq.ParquetFile(pa.BufferReader(self.body)).read()
+            return [_json(row) for row in rows.take([record - 1 for record in records]).to_pylist()]
         if self._spans is None:
             self._spans = list(_lines(self.body))[1:]
         return [self.body[start:end] for start, end in (self._spans[record - 1] for record in records)]
@@ -94,24 +96,36 @@ def _read_csv(body: bytes, table: Table) -> LandedFile:
     if first is None:
         return LandedFile(body, 0, "the file has no header line")
     header = body[slice(*first)]
-    names, error = _fields(header)
-    refusal = f"the header line {error}" if error else _header_refusal(names, table)
+    landed_names, error = _fields(header)
+    names = _as_declared(landed_names, table)
+    refusal = f"the header line {error}" if error else _header_refusal(landed_names, names, table)
     if refusal:
         written_lines = sum(1 for start, end in _lines(body) if body[start:end].strip(b"\0"))
         return LandedFile(body, max(0, written_lines - 1), refusal, header=header)
     extra = tuple(sorted(set(names) - set(table.column_names)))
-    cells = _read_clean_csv(body, names, table)
+    cells = _read_clean_csv(body, [landed_names[names.index(name)] for name in table.column_names], names, table)
     if cells is not None:
         return LandedFile(body, cells.num_rows, None, cells, [], extra, header)
     return _read_careful_csv(body, list(_lines(body)), names, table, extra, header)
 
 
-def _header_refusal(names: Sequence[str], table: Table) -> str | None:
+def _as_declared(names: Sequence[str], table: Table) -> list[str]:
+    """The file's column names, those of declared columns in the declared spelling."""
+    declared = set(table.column_names)
+    return [name.lower() if name.lower() in declared else name for name in names]
+
+
+def _header_refusal(landed: Sequence[str], names: Sequence[str], table: Table) -> str | None:
+    """``landed``: the names as they stand in the file; ``names``: the same as declared."""
     missing = [name for name in table.column_names if name not in names]
     if missing:
         return f"missing columns: {', '.join(missing)}"
-    twice = [name for name in table.column_names if names.count(name) > 1]
-    return f"columns that occur twice: {', '.join(twice)}" if twice else None
+    several = {name: [found for found, meant in zip(landed, names, strict=True) if meant == name] for name in table.column_names}
+    twice = sorted({found for spellings in several.values() for found in spellings if spellings.count(found) > 1})
+    if twice:
+        return f"columns that occur twice: {', '.join(twice)}"
+    alike = [" and ".join(sorted(spellings)) for spellings in several.values() if len(spellings) > 1]
+    return f"columns that differ only by case: {', '.join(alike)}" if alike else None
 
 
 def _lines(body: bytes) -> Iterator[tuple[int, int]]:
@@ -127,9 +141,9 @@ def _lines(body: bytes) -> Iterator[tuple[int, int]]:
         position = end + 1
 
 
-def _read_clean_csv(body: bytes, names: Sequence[str], table: Table) -> pa.Table | None:
+def _read_clean_csv(body: bytes, wanted: Sequence[str], names: Sequence[str], table: Table) -> pa.Table | None:
     """The fast path, for files in which nothing can be mistaken: no quotes, no NUL, no blank line, whole lines, as many fields everywhere.
-    None for any other."""
+    None for any other. ``wanted``: the declared columns as the file spells them."""
     records = body.count(b"\n") - 1
     if b'"' in body or b"\0" in body or not body.endswith(b"\n") or body.count(b"\r") != body.count(b"\r\n"):
         return None
@@ -141,14 +155,15 @@ def _read_clean_csv(body: bytes, names: Sequence[str], table: Table) -> pa.Table
             pa_csv.ReadOptions(block_size=8 << 20),
             pa_csv.ParseOptions(quote_char=False, double_quote=False, newlines_in_values=False),
             pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(table.column_names, pa.string()),
-                include_columns=list(table.column_names),
+                column_types=dict.fromkeys(wanted, pa.string()),
+                include_columns=list(wanted),
                 null_values=[""],
                 strings_can_be_null=True,
             ),
         )
     except pa.ArrowInvalid:
         return None
+    cells = cells.rename_columns(list(table.column_names))
     return _numbered(cells, range(1, records + 1)) if cells.num_rows == records else None
 
 
@@ -225,24 +240,27 @@ def _read_parquet(body: bytes, table: Table) -> LandedFile:
     try:
         file = pq.ParquetFile(pa.BufferReader(body))
         records = file.metadata.num_rows
-        names = list(file.schema_arrow.names)
-        refusal = _header_refusal(names, table)
+        landed_names = file.schema_arrow.names
+        names = _as_declared(landed_names, table)
+        refusal = _header_refusal(landed_names, names, table)
         if refusal:
             return LandedFile(body, records, refusal)
         rows = file.read()
         rows.validate(full=True)  # a text that is not UTF-8 would surface much later
         cells = {}
         for column in table.columns:
-            values = _as_text(rows.column(column.name), column.type)
+            position = names.index(column.name)
+            values = _as_text(rows.column(position), column.type)
             if values is None:
-                kind = rows.schema.field(column.name).type
-                return LandedFile(body, records, f"column {column.name} has the Parquet type {kind}, which cannot be read as {column.type}")
+                kind = rows.schema.field(position).type
+                name = landed_names[position]
+                return LandedFile(body, records, f"column {name} has the Parquet type {kind}, which cannot be read as {column.type}")
             cells[column.name] = values
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         return LandedFile(body, records, f"not a readable Parquet file: {str(error).splitlines()[0][:200]}")
     extra = tuple(sorted(set(names) - set(table.column_names)))
     numbered = _numbered(pa.table(cells), range(1, rows.num_rows + 1))
-    return LandedFile(body, rows.num_rows, None, numbered, [], extra, _json(names), None, rows)
+    return LandedFile(body, rows.num_rows, None, numbered, [], extra, _json(landed_names), None, _is_parquet=True)
 
 
 def _as_text(values: pa.ChunkedArray, wanted: ColumnType) -> pa.ChunkedArray | None:

@@ -18,22 +18,21 @@ from include.lifecycle.domain import ReviewCapacity
 def average_precision(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
     """Σ (R_k - R_{k-1}) P_k over the distinct scores from the highest down, without interpolation (scikit-learn's
     ``average_precision_score``; Boyd, Eng & Page 2013, Area under the precision-recall curve, §3)."""
-    found, flagged = _by_threshold(labels, scores, weights)
-    gained = np.diff(found, axis=-1, prepend=0.0)
-    return _ratio((gained * _ratio(found, flagged, 0.0)).sum(axis=-1), found[..., -1])
+    fraud, weight = _by_threshold(labels, scores, weights, only_at_fraud=True)
+    found, flagged = np.cumsum(fraud, axis=-1), np.cumsum(weight, axis=-1)
+    return _ratio((fraud * _ratio(found, flagged, 0.0)).sum(axis=-1), found[..., -1])
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
     """The probability that a fraud scores above a genuine event, ties counted half (Hanley & McNeil 1982)."""
-    found, flagged = _by_threshold(labels, scores, weights)
-    genuine = np.diff(flagged - found, axis=-1, prepend=0.0)
-    above = found - np.diff(found, axis=-1, prepend=0.0) / 2
-    return _ratio((genuine * above).sum(axis=-1), genuine.sum(axis=-1) * found[..., -1])
+    fraud, weight = _by_threshold(labels, scores, weights, only_at_fraud=True)
+    genuine, found = weight - fraud, np.cumsum(fraud, axis=-1)
+    return _ratio((genuine * (found - fraud / 2)).sum(axis=-1), genuine.sum(axis=-1) * found[..., -1])
 
 
 def precision_recall_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Precision, recall and threshold at every distinct score, from the highest down (three arrays of equal length)."""
-    found, flagged = _by_threshold(labels, scores, None)
+    found, flagged = (np.cumsum(part) for part in _by_threshold(labels, scores, None))
     return found / flagged, _ratio(found, found[-1:]), np.unique(np.asarray(scores, np.float64))[::-1]
 
 
@@ -60,6 +59,7 @@ def reviewed_share(ranking: ArrayLike, days: ArrayLike, capacity: ReviewCapacity
         return weight
     day = np.unique(np.asarray(days), return_inverse=True)[1]
     order = np.lexsort((-rank, day))
+    order = _within_reach(order, day, rank, capacity, weight)
     fresh_day = np.diff(day[order], prepend=-1) != 0
     fresh = fresh_day | np.append(True, rank[order][1:] != rank[order][:-1])
     starts = np.flatnonzero(fresh)
@@ -71,9 +71,36 @@ def reviewed_share(ranking: ArrayLike, days: ArrayLike, capacity: ReviewCapacity
     room = np.float64(capacity.per_day) if capacity.share is None else capacity.share * day_total[..., day_of_tie]
     part = np.clip(_ratio(room - before, tied, 0.0), 0.0, 1.0)
     part = np.where(np.isneginf(rank[order][starts]), 0.0, part)
-    reviewed = np.empty_like(weight)
+    reviewed = np.zeros_like(weight)
     reviewed[..., order] = part[..., np.cumsum(fresh) - 1]
     return reviewed
+
+
+def _within_reach(
+    order: NDArray[np.intp], day: NDArray[np.intp], rank: FloatArray, capacity: ReviewCapacity, weight: FloatArray
+) -> NDArray[np.intp]:
+    """Of the events in ``order`` (by day, highest ranking first) those that a capacity of so many a day may come to: the first few hundred of
+    thousands. Whole ties; all events where the capacity is a share."""
+    if capacity.per_day is None:
+        return order
+    fresh_day = np.diff(day[order], prepend=-1) != 0
+    fresh = fresh_day | np.append(True, rank[order][1:] != rank[order][:-1])
+    positions = np.arange(order.size)
+    day_starts = np.maximum.accumulate(np.where(fresh_day, positions, 0))
+    tie_starts = np.maximum.accumulate(np.where(fresh, positions, 0))
+    place = tie_starts - day_starts
+    depth = 2 * capacity.per_day
+    while True:
+        reached = place < depth
+        candidates = order[reached]
+        if candidates.size == order.size:
+            return order
+        starts = np.flatnonzero(np.diff(day[candidates], prepend=-1))
+        left_behind = np.bincount(day[order]) > np.bincount(day[candidates])
+        total = np.add.reduceat(weight[..., candidates], starts, axis=-1)
+        if (total[..., left_behind] >= capacity.per_day).all():
+            return candidates
+        depth *= 2
 
 
 def card_precision_at_k(
@@ -108,13 +135,30 @@ def event_weights(events: ArrayLike, weights: ArrayLike | None) -> FloatArray:
     return np.ones(np.shape(events)) if weights is None else np.asarray(weights, np.float64)
 
 
-def _by_threshold(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None) -> tuple[FloatArray, FloatArray]:
-    """Weight of fraud, and of all events, that score at or above each distinct score, from the highest down. Shape (…, thresholds)."""
+def _by_threshold(
+    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None, only_at_fraud: bool = False
+) -> tuple[FloatArray, FloatArray]:
+    """Weight of fraud, and of all events, at each distinct score, from the highest down. Shape (…, thresholds). ``only_at_fraud``: the scores
+    between two that fraud has are taken together, which are nearly all of them, and tell no metric anything that their sum does not."""
     score, fraud = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
+    if score.size == 0:
+        raise ValueError("no events to measure")
     order = np.argsort(-score, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
-    weight = event_weights(score, weights)[..., order]
-    return np.cumsum(weight * fraud[order], axis=-1)[..., last], np.cumsum(weight, axis=-1)[..., last]
+    fresh = np.append(True, np.diff(score[order]) != 0)
+    if only_at_fraud:
+        with_fraud = np.add.reduceat(fraud[order], np.flatnonzero(fresh)) > 0
+        apart = with_fraud | np.append(False, with_fraud[:-1])
+        fresh[np.flatnonzero(fresh)[1:]] = apart[1:]
+    starts = np.flatnonzero(fresh)
+    weight = event_weights(score, weights)
+    frauds = np.flatnonzero(fraud[order])
+    by_threshold = np.zeros((*weight.shape[:-1], starts.size))
+    if frauds.size:
+        at = np.searchsorted(starts, frauds, side="right") - 1
+        first = np.flatnonzero(np.diff(at, prepend=-1))
+        weighed = weight[..., order[frauds]] * fraud[order[frauds]]
+        by_threshold[..., at[first]] = np.add.reduceat(weighed, first, axis=-1)
+    return by_threshold, np.add.reduceat(weight[..., order], starts, axis=-1)
 
 
 def _ratio(part: FloatArray, whole: FloatArray, undefined: float = np.nan) -> FloatArray:

@@ -8,10 +8,12 @@ the engine is worse than one that is refused.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.optimizer.annotate_types import annotate_types
+from sqlglot.optimizer.qualify import qualify
 
 FUNCTIONS: tuple[type[exp.Expression], ...] = (
     # aggregates
@@ -48,7 +50,8 @@ class PortableSqlError(ValueError):
 def parse(sql: str, tables: Collection[str]) -> exp.Select:
     """The statement's syntax tree (of DuckDB's dialect), once it is known to be portable and to read nothing but ``tables``.
 
-    PortableSqlError otherwise.
+    A number with a decimal point is a DOUBLE in it: as DECIMAL, engines would divide and round it each in its own way. PortableSqlError for
+    other statements.
     """
     try:
         statements = [statement for statement in sqlglot.parse(sql, read="duckdb") if statement is not None]
@@ -62,6 +65,9 @@ def parse(sql: str, tables: Collection[str]) -> exp.Select:
     defined = {cte.alias for cte in tree.find_all(exp.CTE)}
     for node in tree.walk():
         _check(node, defined | set(tables), tables)
+    for number in list(tree.find_all(exp.Literal)):
+        if not number.is_string and "." in number.name:
+            number.replace(exp.cast(number.copy(), "DOUBLE"))
     return tree
 
 
@@ -70,12 +76,46 @@ def tables_read(tree: exp.Select) -> set[str]:
     return {table.name for table in tree.find_all(exp.Table)} - {cte.alias for cte in tree.find_all(exp.CTE)}
 
 
+def sums_in_any_order(tree: exp.Select, columns: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether every sum and mean of a parsed statement is over whole numbers, so that it is the same in whatever order rows are added.
+
+    Whole are integers and what FLOOR and CEIL make, whose sums are exact below 2^53 in a DOUBLE too. False where that cannot be shown, and for
+    every variance, which engines keep as floats. ``columns``: table → column → type, of every table that the statement reads.
+    """
+    whole = tree.copy()
+    for node in list(whole.find_all(exp.Floor, exp.Ceil)):
+        outer = node.parent if isinstance(node.parent, exp.Cast) else node
+        outer.replace(exp.cast(node.copy(), "BIGINT"))
+    schema: dict[str, object] = {table: dict(types) for table, types in columns.items()}
+    try:
+        typed = annotate_types(qualify(whole, schema=schema, dialect="duckdb"), schema=schema, dialect="duckdb")
+    except sqlglot.errors.SqlglotError:
+        return False
+    if any(typed.find_all(exp.Stddev, exp.StddevSamp, exp.StddevPop, exp.Variance)):
+        return False
+    return all(total.this.is_type(*exp.DataType.INTEGER_TYPES) for total in typed.find_all(exp.Sum, exp.Avg))
+
+
 def spark_sql(sql: str, tables: Collection[str]) -> str:
     """The same statement as Spark SQL (session time zone UTC, timestamps without a zone). PortableSqlError as in ``parse``."""
+    return to_spark(parse(sql, tables))
+
+
+def to_spark(statement: exp.Expression | str) -> str:
+    """A statement of DuckDB's dialect in Spark's, for a session as above. PortableSqlError for what has no translation."""
     try:
-        return parse(sql, tables).sql("spark", unsupported_level=sqlglot.ErrorLevel.RAISE, pretty=True)
-    except sqlglot.errors.UnsupportedError as error:
+        tree = sqlglot.parse_one(statement, read="duckdb") if isinstance(statement, str) else statement
+        return tree.transform(_as_spark).sql("spark", unsupported_level=sqlglot.ErrorLevel.RAISE, pretty=True)
+    except sqlglot.errors.SqlglotError as error:
         raise PortableSqlError(f"cannot be translated to Spark SQL: {error}") from error
+
+
+def _as_spark(node: exp.Expr) -> exp.Expr:
+    """Where SQLGlot's translation means something else: ``epoch`` keeps the fraction of a second, Spark's ``unix_timestamp`` drops it."""
+    if isinstance(node, exp.TimeToUnix):
+        zoned = exp.cast(node.this.copy(), exp.DataType.Type.TIMESTAMPLTZ)
+        return exp.paren(exp.Div(this=exp.Anonymous(this="UNIX_MICROS", expressions=[zoned]), expression=exp.Literal.number("1e6")))
+    return node
 
 
 def _check(node: exp.Expr, known: set[str], tables: Collection[str]) -> None:

@@ -6,9 +6,13 @@
              curated/<table>/dt=<event day>/           checked rows (reference tables: dt=<delivery day>)
              quarantine/<table>/dt=<delivery day>/     refused rows and files, each with its reason
              labels/dt=<event day>/                    event, label, when it became known
+             index/<prefix>.parquet                    which keys lie in which of the objects above; a cache
              features/dt=<event day>/                  one row per event
              datasets/<id>/                            train, validation, test as of an instant
              models/<job>/output/model.tar.gz          written by SageMaker
+             predictions/batch/dt=<event day>/         one row per event that a batch scored
+             review/dt=<event day>/                    the day's review queue, for analysts
+             review/decisions/                         what they decided, and who, as it was recorded
              reports/<stage>/<id>/                     what a run found: results, Data Docs, evaluation
 """
 
@@ -35,6 +39,10 @@ class Layout:
     def labels(self) -> str:
         return f"{self.domain}/labels"
 
+    def key_index(self, prefix: str) -> str:
+        """Of the objects under ``prefix``, one of the domain's."""
+        return f"{self.domain}/index/{prefix.removeprefix(f'{self.domain}/').rstrip('/')}.parquet"
+
     @property
     def features(self) -> str:
         return f"{self.domain}/features"
@@ -45,6 +53,16 @@ class Layout:
     @property
     def models(self) -> str:
         return f"{self.domain}/models/"
+
+    @property
+    def batch_predictions(self) -> str:
+        return f"{self.domain}/predictions/batch"
+
+    def review_queue(self, day: date, file: str = "") -> str:
+        return f"{self.domain}/review/dt={day.isoformat()}/{file}"
+
+    def decisions(self, file: str) -> str:
+        return f"{self.domain}/review/decisions/{file}"
 
     def report(self, stage: str, identity: str, file: str = "") -> str:
         return f"{self.domain}/reports/{stage}/{identity}/{file}"

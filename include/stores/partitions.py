@@ -64,12 +64,16 @@ class Partitions:
 
     def download(self, into: Path, first: date | None = None, last: date | None = None) -> list[Path]:
         """Fetches the days into ``into`` (one file a day) for DuckDB to read from disk, and returns the paths in the order of the days."""
+        return self.download_days(into, self.versions(first, last))
+
+    def download_days(self, into: Path, days: Iterable[date]) -> list[Path]:
+        """The same for these days, in this order. ObjectNotFoundError or botocore's ClientError where there is no such partition."""
 
         def fetch(day: date) -> Path:
             return self._objects.download(self.key(day), into / f"dt={day.isoformat()}.parquet")
 
         with ThreadPoolExecutor(_TRANSFERS) as pool:
-            return list(pool.map(fetch, self.versions(first, last)))
+            return list(pool.map(fetch, days))
 
     def __iter__(self) -> Iterator[date]:
         return iter(self.versions())

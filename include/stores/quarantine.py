@@ -12,7 +12,6 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -55,11 +54,10 @@ class Quarantine:
     def prefix(self, table: str) -> str:
         return f"{self._layout.domain}/quarantine/{table}/"
 
-    def paths(self, table: str, first: date | None = None) -> list[str]:
-        """The paths (``Delivery.path``) of the table's landed files, delivered from ``first`` on, which have something in quarantine."""
+    def versions(self, table: str) -> dict[str, str]:
+        """The paths (``Delivery.path``) of the table's landed files which have something in quarantine, each with that content's ETag."""
         root = f"{self._layout.domain}/quarantine/"
-        found = [Delivery(info.key.removeprefix(root).removesuffix(".parquet")) for info in self._objects.list(self.prefix(table))]
-        return [delivery.path for delivery in found if first is None or delivery.day >= first]
+        return {info.key.removeprefix(root).removesuffix(".parquet"): info.etag for info in self._objects.list(self.prefix(table))}
 
     def write(self, delivery: Delivery, source: str, entries: Sequence[QuarantineEntry], header: bytes, originals: Iterable[bytes]) -> None:
         """Replaces what is in quarantine of one file. ``entries`` in the order of the records, ``originals`` likewise."""

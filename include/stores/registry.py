@@ -7,6 +7,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from include.lifecycle.as_of import utc
 from include.lifecycle.names import endpoint_name, package_group
 
 
@@ -49,16 +50,25 @@ class ModelRegistry:
 
     def newest_approved(self, domain: str) -> ModelPackage | None:
         """The domain's approved package with the highest version, or None."""
+        arns = self._arns(package_group(domain), ModelApprovalStatus="Approved")
+        return self.package(arns[max(arns)]) if arns else None
+
+    def history(self, domain: str) -> list[ModelPackage]:
+        """What backfills have registered, in the order of the as-ofs: the newest package of each as-of, whatever the gate said of it."""
+        arns = self._arns(package_group(domain, history=True))
+        packages = [self.package(arns[version]) for version in sorted(arns)]
+        newest = {utc(package.metadata["as_of"]): package for package in packages}
+        return [newest[as_of] for as_of in sorted(newest)]
+
+    def _arns(self, group: str, **filters: str) -> dict[int, str]:
+        """Version → ARN of a group's packages; nothing where the group does not exist, because no model was ever registered in it."""
         try:
-            pages = self._client.get_paginator("list_model_packages").paginate(
-                ModelPackageGroupName=package_group(domain), ModelApprovalStatus="Approved"
-            )
-            arns = {entry["ModelPackageVersion"]: entry["ModelPackageArn"] for page in pages for entry in page["ModelPackageSummaryList"]}
+            pages = self._client.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group, **filters)
+            return {entry["ModelPackageVersion"]: entry["ModelPackageArn"] for page in pages for entry in page["ModelPackageSummaryList"]}
         except ClientError as error:
             if error.response["Error"]["Code"] == "ValidationException":
-                return None  # no model was ever registered: the group does not exist
+                return {}
             raise
-        return self.package(arns[max(arns)]) if arns else None
 
     def live(self, domain: str) -> LiveEndpoint | None:
         """The domain's endpoint and the package behind it, or None where there is no endpoint."""

@@ -217,6 +217,7 @@ class _AdoptsItsJob:
             "AWS_DEFAULT_REGION": place.region,  # SageMaker sets AWS_REGION, which boto3 does not read
             "FRAUD_BUCKET": place.bucket,
             "FRAUD_CODE_VERSION": self.code_version,
+            "FEATURES_ENGINE": place.features_engine,
             "GX_ANALYTICS_ENABLED": "false",
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait do not spin: on a busy machine that is most of a training's time
         }
@@ -233,6 +234,7 @@ class DomainProcessingOperator(_AdoptsItsJob, SageMakerProcessingOperator):
     :param writes_to: the stage under ``reports/`` or ``datasets`` that is passed as ``--output``; None: no such option
     :param inputs: whatever else, templated, makes this a new job when it changes (such as the job that made what this one reads)
     :param report: the key of the job's result that names the report a person should see (an S3 URI)
+    :param tells: keys of the job's result that the events of the task's asset outlets carry as their extra
     :return: the job's result (JSON) plus ``job`` (its name) and ``result_uri``
     """
 
@@ -250,6 +252,7 @@ class DomainProcessingOperator(_AdoptsItsJob, SageMakerProcessingOperator):
         inputs: Any = None,
         writes_to: str | None = None,
         report: str | None = None,
+        tells: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         self._place(domain=domain, **kwargs)
@@ -258,6 +261,7 @@ class DomainProcessingOperator(_AdoptsItsJob, SageMakerProcessingOperator):
         self.inputs = inputs
         self.writes_to = writes_to
         self.report = report
+        self.tells = tells
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -324,6 +328,9 @@ class DomainProcessingOperator(_AdoptsItsJob, SageMakerProcessingOperator):
             self.report_url = place.browser_url(report)
             self.log.info("Report: %s", self.report_url)
         self.log.info("%s", json.dumps(result, indent=1, ensure_ascii=False))
+        if self.tells:
+            for asset in self.outlets:
+                context["outlet_events"][asset].extra = {key: result[key] for key in self.tells}
         return {**result, "job": description["ProcessingJobName"], "result_uri": place.uri(key)}
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from include.lifecycle.domain import Domain
     from include.stores.objects import ObjectStore
-    from include.stores.registry import ModelRegistry
+    from include.stores.registry import ModelPackage, ModelRegistry
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +49,22 @@ def _registry() -> ModelRegistry:
 
 
 def kept_for_the_run(context: Context, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the task decided the first time, even when it is cleared weeks later and the world has changed: a run has one answer."""
+    """What the task decided the first time, even when it is cleared weeks later and the world has changed: a run has one answer.
+
+    A backfill that takes a scheduled run over makes another run of it, which decides anew: it must not touch anything live.
+    """
     store = context["task_state_store"]
-    answer: dict[str, Any] | None = store.get("decided")
+    key = "decided_for_history" if _is_backfill(context) else "decided"
+    answer: dict[str, Any] | None = store.get(key)
     if answer is None:
         answer = decide()
-        store.set("decided", answer, retention=NEVER_EXPIRE)
+        store.set(key, answer, retention=NEVER_EXPIRE)
     log.info("%s", answer)
     return answer
+
+
+def _is_backfill(context: Context) -> bool:
+    return str(context["dag_run"].run_type).rpartition(".")[2].lower().startswith("backfill")
 
 
 def list_landing(domain: Domain, context: Context) -> dict[str, Any]:
@@ -126,7 +134,7 @@ def resolve_run(domain: Domain, context: Context) -> dict[str, Any]:
     """
     run = context["dag_run"]
     as_of = resolve(context["params"]["as_of"], run.data_interval_end, run.logical_date, run.run_after)
-    history = str(run.run_type).rpartition(".")[2].lower().startswith("backfill")
+    history = _is_backfill(context)
     champion = None if history else _registry().champion(domain.name)
     return {
         "as_of": iso(as_of),
@@ -160,11 +168,7 @@ def plan_deployment(domain: Domain, context: Context) -> dict[str, Any]:
         raise AirflowFailException(
             f"{domain.name} has no approved model package: run {domain.name}.train_model and approve its model first"
         )
-    if package.status != "Approved":
-        raise AirflowFailException(f"{package.arn} is {package.status}: only an approved package is deployed")
-    group = package_group(domain.name)
-    if f":model-package/{group}/" not in package.arn:
-        raise AirflowFailException(f"{package.arn} is not one of the models of {domain.name} (group {group})")
+    _refuse_unless_approved(domain, package)
     live = registry.live(domain.name)
     if not context["params"]["model_package"] and live and live.model_package:
         champion = registry.package(live.model_package)
@@ -178,6 +182,65 @@ def plan_deployment(domain: Domain, context: Context) -> dict[str, Any]:
         "previous_config": live.config if live else "",
         "smoke_test": smoke_test,
     }
+
+
+def plan_scoring(domain: Domain, context: Context) -> dict[str, Any]:
+    """Which model scores which days, as of which instant.
+
+    The model: the approved package asked for, else the live champion, else the newest approved; skips where there is none. The days: those
+    asked for, else the last day of the features that the triggering run wrote, else the last day that has features.
+
+    Returns ``model_package``, ``model`` (S3 URI), ``first_day``, ``last_day``, ``as_of``.
+    """
+    params, run, registry = context["params"], context["dag_run"], _registry()
+    asked = params["model_package"]
+    package = registry.package(asked) if asked else registry.champion(domain.name) or registry.newest_approved(domain.name)
+    if package is None:
+        raise AirflowSkipException(f"{domain.name} has no approved model yet: run {domain.name}.train_model and approve its model first")
+    if asked:
+        _refuse_unless_approved(domain, package)
+    first, told = params["first_day"] or params["last_day"], {}
+    if not first:
+        events = [event for events in (context.get("triggering_asset_events") or {}).values() for event in events]
+        told = max((event.extra for event in events if event.extra.get("last_day")), key=lambda extra: extra["last_day"], default={})
+        first = told.get("last_day") or _last_feature_day(domain)
+    as_of = resolve(params["as_of"] or told.get("as_of"), run.data_interval_end, run.logical_date, run.run_after)
+    return {
+        "model_package": package.arn,
+        "model": package.model,
+        "first_day": first,
+        "last_day": params["last_day"] or first,
+        "as_of": iso(as_of),
+    }
+
+
+def _last_feature_day(domain: Domain) -> str:
+    objects, root = _objects(), f"{Layout(domain.name).features}/dt="
+    days = [info.key.removeprefix(root)[:10] for info in objects.list(root)]
+    if not days:
+        raise AirflowSkipException(f"{domain.name} has no features yet under {objects.uri(root)}: run {domain.name}.ingest_data first")
+    return max(days)
+
+
+def _refuse_unless_approved(domain: Domain, package: ModelPackage) -> None:
+    if package.status != "Approved":
+        raise AirflowFailException(f"{package.arn} is {package.status}: only an approved package is deployed, or scores for analysts")
+    group = package_group(domain.name)
+    if f":model-package/{group}/" not in package.arn:
+        raise AirflowFailException(f"{package.arn} is not one of the models of {domain.name} (group {group})")
+
+
+def tell_of_queues(result: dict[str, Any]) -> None:
+    """Logs each day's review queue: how long it is, what it is worth, and where analysts find it."""
+    place = places.current()
+    for day in result["days"]:
+        log.info(
+            "%s: %s of %s events to review (capacity %s), expected to save %.0f %s: %s and %s",
+            *(day[fact] for fact in ("day", "queued", "rows", "capacity", "expected_benefit")),
+            result["currency"],
+            place.browser_url(day["queue_page"]),
+            place.browser_url(day["queue_csv"]),
+        )
 
 
 def run_smoke_test(endpoint: str, smoke_test: str) -> None:
@@ -199,3 +262,49 @@ def run_smoke_test(endpoint: str, smoke_test: str) -> None:
     log.info("%s rows scored by %s, differences %s", len(scores), response["InvokedProductionVariant"], differences)
     if not all(difference <= SMOKE_TEST_TOLERANCE for difference in differences):  # so that NaN does not pass
         raise AirflowFailException(f"{endpoint} scores differ from the trained model's: {differences} (allowed: {SMOKE_TEST_TOLERANCE:g})")
+
+
+ANNOUNCES_HISTORY = "announce_history_model"
+"""The task of ``train_model`` after which a run, whichever, has no more to say about models of the past."""
+
+_ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+
+
+def backfill_has_ended(domain: Domain, context: Context) -> bool:
+    """Whether no run of ``train_model`` that is queued or running may yet register a model of the past.
+
+    The task SDK tells no run's type, so every run counts until it has passed ``ANNOUNCES_HISTORY``: a backfill's run announces there, any
+    other passes it before its model waits for a person's approval.
+    """
+    ti, dag_id = context["ti"], f"{domain.name}.train_model"
+    states = ti.get_task_states(dag_id=dag_id, task_ids=[ANNOUNCES_HISTORY])
+    before_it = sorted(run_id for run_id, tasks in states.items() if tasks.get(ANNOUNCES_HISTORY) not in _ENDED)
+    waiting = ti.get_dr_count(dag_id=dag_id, run_ids=before_it, states=["queued", "running"]) if before_it else 0
+    log.info("%s runs of %s may still register a model of the past", waiting, dag_id)
+    return not waiting
+
+
+def list_history(domain: Domain, context: Context) -> dict[str, Any]:
+    """Writes the list of the models that backfills have left, under a name that is the digest of what is asked about them.
+
+    Returns ``models`` (the list's S3 URI), ``output`` (its folder, where the report goes), ``as_of`` (empty: the job takes it from the data) and
+    ``count``. Skips where there is none, and, in a run
+    that an announcement triggered, where that report is there already: announcements of one backfill may queue several runs.
+    """
+    params = context["params"]
+    packages = _registry().history(domain.name)
+    if not packages:
+        raise AirflowSkipException(f"{domain.name} has no model from a backfill: `airflow backfill create --dag-id {domain.name}.train_model …`")
+    models = [{"as_of": package.metadata["as_of"], "model": package.model, "model_package": package.arn} for package in packages]
+    as_of = iso(utc(params["as_of"])) if params["as_of"] else ""
+    identity = digest({"models": models, "as_of": as_of, "period_days": params["period_days"]})
+    objects, layout = _objects(), Layout(domain.name)
+    report = layout.report("history", identity, "ageing.json")
+    if context.get("triggering_asset_events") and objects.exists(report):
+        raise AirflowSkipException(f"these {len(models)} models were measured before: {objects.uri(report)}. To measure again, trigger by hand")
+    return {
+        "models": objects.put_json(layout.report("history", identity, "models.json"), models),
+        "output": objects.uri(layout.report("history", identity)),
+        "as_of": as_of,
+        "count": len(models),
+    }

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STAGES = {"ingest_data", "train_model", "deploy_model"}
+STAGES = {"ingest_data", "train_model", "evaluate_history", "deploy_model", "score_batch"}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,15 @@ def test_train_model_is_backfillable(bag) -> None:
     for dag_id, dag in bag.dags.items():
         if dag_id.endswith(".train_model"):
             assert isinstance(dag.timetable, CronTriggerTimetable), dag_id
+
+
+def test_ingestion_tells_scoring_which_days_it_wrote(bag) -> None:
+    for dag_id, dag in bag.dags.items():
+        if dag_id.endswith(".ingest_data"):
+            [asset] = dag.get_task("build_features").outlets
+            assert set(dag.get_task("build_features").tells) == {"first_day", "last_day", "as_of"}, dag_id
+            scoring = bag.dags[dag_id.replace(".ingest_data", ".score_batch")]
+            assert {each.name for each in scoring.timetable.asset_condition.objects} == {asset.name}, dag_id
 
 
 def test_the_dags_page_is_up_to_date(bag) -> None:

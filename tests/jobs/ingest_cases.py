@@ -68,12 +68,14 @@ def expectations() -> dict[str, list[Any]]:
 
 class MemoryStore(ObjectStore):
     """Objects in a dictionary, for hundreds of cases in which nothing depends on S3: each put is whole, as S3's are. ``fail_after``: how many
-    writes and deletions go through before every further one raises ``Killed``, as in a process that is killed there."""
+    writes and deletions go through before every further one raises ``Killed``, as in a process that is killed there. ``reads``: the
+    keys of what was read, in order."""
 
     def __init__(self, objects: Mapping[str, bytes] = {}) -> None:
         self.bucket = "memory"
         self.objects = dict(objects)
         self.fail_after: int | None = None
+        self.reads: list[str] = []
 
     def _about_to_write(self) -> None:
         if self.fail_after is not None:
@@ -92,6 +94,7 @@ class MemoryStore(ObjectStore):
     def get(self, key: str) -> bytes:
         if key not in self.objects:
             raise ObjectNotFoundError(self.uri(key))
+        self.reads.append(key)
         return self.objects[key]
 
     def put(self, key: str, body: bytes, content_type: str = "application/octet-stream") -> str:
@@ -110,7 +113,7 @@ class MemoryStore(ObjectStore):
 
     def data(self) -> dict[str, bytes]:
         """Everything that ingesting makes, except reports."""
-        return {key: body for key, body in self.objects.items() if not key.startswith(("small/raw/", "small/reports/"))}
+        return {key: body for key, body in self.objects.items() if not key.startswith(("small/raw/", "small/reports/", "small/features/"))}
 
 
 class Killed(BaseException):
@@ -148,5 +151,5 @@ def quarantined(objects: ObjectStore, table: str) -> list[dict[str, Any]]:
     quarantine = Quarantine(objects, LAYOUT)
     from include.lifecycle.delivery import Delivery
 
-    found: list[pa.Table] = [quarantine.read(Delivery(path)) for path in quarantine.paths(table)]
+    found: list[pa.Table] = [quarantine.read(Delivery(path)) for path in quarantine.versions(table)]
     return [row for rows in found for row in rows.to_pylist()]

@@ -35,13 +35,18 @@ def build(objects: ObjectStore, first: date = FIRST, last: date = LAST, as_of: s
     return run("build_features", objects, "--first-day", str(first), "--last-day", str(last), "--as-of", as_of, *more)
 
 
+def written(objects: ObjectStore) -> dict[str, bytes]:
+    """The partitions' files under features/."""
+    return {key: body for key, body in contents(objects, PREFIX).items() if key.startswith("dt=")}
+
+
 def partition(objects: ObjectStore, day: date) -> pa.Table:
     return pq.read_table(io.BytesIO(objects.get(f"{PREFIX}dt={day}/data.parquet")))
 
 
 def test_a_partition_for_each_day_of_events(store: ObjectStore) -> None:
     result = build(store)
-    files = contents(store, PREFIX)
+    files = written(store)
     rows = [pq.read_table(io.BytesIO(body)) for body in files.values()]
     assert result["days"] == len(files) == 12
     assert result["rows"] == sum(map(len, rows)) == 240
@@ -53,18 +58,18 @@ def test_a_partition_for_each_day_of_events(store: ObjectStore) -> None:
 
 def test_again_or_day_by_day_gives_the_same_bytes(store: ObjectStore) -> None:
     build(store)
-    whole = contents(store, PREFIX)
+    whole = written(store)
     build(store)
-    assert contents(store, PREFIX) == whole
+    assert written(store) == whole
     for day in range(3):
         store.delete(f"{PREFIX}dt={FIRST + timedelta(days=day)}/data.parquet")
         build(store, FIRST + timedelta(days=day), FIRST + timedelta(days=day))
-    assert contents(store, PREFIX) == whole
+    assert written(store) == whole
 
 
 def test_only_the_interval_is_touched_and_only_what_was_known(store: ObjectStore) -> None:
     result = build(store, date(2026, 1, 4), date(2026, 1, 5), "2026-01-08T06:00:00Z")  # claims are reported after three days
-    assert sorted(contents(store, PREFIX)) == ["dt=2026-01-04/data.parquet", "dt=2026-01-05/data.parquet"]
+    assert sorted(written(store)) == ["dt=2026-01-04/data.parquet", "dt=2026-01-05/data.parquet"]
     assert result["rows"] < build(store, date(2026, 1, 4), date(2026, 1, 5))["rows"]
 
 
@@ -76,15 +81,15 @@ def test_days_without_events_keep_no_partition(store: ObjectStore) -> None:
     assert not store.exists(f"{PREFIX}dt={stray}/data.parquet")
     result = build(store, date(2027, 1, 1), date(2027, 1, 2))
     assert (result["rows"], result["days"], result["data_docs"]) == (0, 0, None)
-    assert len(contents(store, PREFIX)) == 12
+    assert len(written(store)) == 12
 
 
 def test_several_batches_give_the_same_bytes(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     build(store)
-    whole = contents(store, PREFIX)
+    whole = written(store)
     monkeypatch.setattr(build_features, "_ROWS_AT_ONCE", 70)
     result = build(store)
-    assert contents(store, PREFIX) == whole
+    assert written(store) == whole
     assert result["rows"] == 240
 
 
@@ -97,7 +102,7 @@ def test_a_critical_failure_writes_nothing(store: ObjectStore, monkeypatch: pyte
     monkeypatch.setattr(expectations, "feature_expectations", lambda: strict)
     with pytest.raises(JobError, match=r"nothing was written.*amount.*row\(s\), such as event \d+.*index\.html"):
         build(store)
-    assert contents(store, PREFIX) == {}
+    assert written(store) == {}
     monkeypatch.setattr(expectations, "feature_expectations", lambda: strict[1:])
     [warning] = build(store)["warnings"]
     assert (warning["column"], warning["unexpected"]) == ("customer_age", 240)
@@ -105,12 +110,12 @@ def test_a_critical_failure_writes_nothing(store: ObjectStore, monkeypatch: pyte
 
 def test_changed_columns_want_a_rebuild(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     build(store)
-    before = contents(store, PREFIX)
+    before = written(store)
     sql = domains.features_sql(DOMAIN)
     monkeypatch.setattr(build_features, "features_sql", lambda context: sql.replace("AS severity", "AS how_severe"))
     with pytest.raises(JobError, match=r"changed the columns \(how_severe, severity\).*--rebuild"):
         build(store, FIRST, FIRST)
-    assert contents(store, PREFIX) == before
+    assert written(store) == before
     expectations = domains.part(DOMAIN, "expectations")
     monkeypatch.setattr(expectations, "feature_expectations", list)
     result = build(store, FIRST, FIRST, AS_OF, "--rebuild")

@@ -16,8 +16,10 @@ from ingest_cases import DOMAIN, LAYOUT, PAYMENTS_HEADER, MemoryStore, curated, 
 
 from include.jobs.context import JobError
 from include.jobs.ingest import ingest
+from include.lifecycle.as_of import Days
 from include.lifecycle.features import compute_features, open_database
 from include.stores.partitions import Partitions
+from include.stores.stale_features import StaleFeatures
 
 
 def payments(*rows: str) -> str:
@@ -38,7 +40,7 @@ def test_good_rows_are_curated_by_event_day_with_their_times() -> None:
     result = ingested(objects, key)
     assert result["tables"]["payments"] == {"landed": 2, "curated": 2, "quarantined": 0, "reasons": {}, "warnings": [], "refused_files": []}
     assert result["event_days"] == ["2026-01-01", "2026-01-02"]
-    assert result["changed_event_days"] == ["2026-01-01", "2026-01-02"]
+    assert result["stale_features"] == [["2026-01-01", "2026-01-02"]]
     first, second = curated(objects, "payments")
     source = first.pop("source")
     assert source.startswith("payments/dt=2026-01-02/p.csv@")
@@ -224,10 +226,11 @@ def test_a_correction_that_moves_an_event_is_seen_from_both_days(tmp_path: Path)
     result = ingested(objects, land(objects, "payments", "2026-01-05", "p.csv", payments("1,c,2,,2026-01-03,1")))
     assert (result["tables"]["payments"]["landed"], result["tables"]["payments"]["curated"]) == (1, 1)
     assert result["event_days"] == ["2026-01-03", "2026-01-03"]
-    assert result["changed_event_days"] == ["2026-01-01", "2026-01-03"]
+    assert result["stale_features"] == [["2026-01-01", "2026-01-01"], ["2026-01-03", "2026-01-03"]]
     assert [row["dt"] for row in labels(objects)] == ["2026-01-01", "2026-01-03"]
+    StaleFeatures(objects, LAYOUT).built(Days(date(2026, 1, 1), date(2026, 1, 3)), datetime(2026, 1, 6, tzinfo=UTC))
     other = ingested(objects, land(objects, "payments", "2026-01-06", "p.csv", payments("3,c,7,,2026-01-01,0")))
-    assert other["changed_event_days"] == ["2026-01-01"], "which keeps what it knows of the event that left it"
+    assert other["stale_features"] == [["2026-01-01", "2026-01-01"]], "which keeps what it knows of the event that left it"
 
     sql = """
         SELECT CAST(p.payment AS VARCHAR) AS event_id, p.event_time, card AS entity_id, card AS group_id, amount,

@@ -8,15 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import date, datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from include import domains
+from include.jobs.ingest import ingest
 from include.stores.objects import ObjectStore
 from include.stores.partitions import Partitions
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = Path(os.environ.get("FRAUD_REFERENCE_DATA", ROOT.parent / "shared" / "data")) / "auto_claims"
+REFERENCE_DATA = Path(os.environ.get("FRAUD_REFERENCE_DATA", ROOT.parent / "shared" / "data"))
+REFERENCE = REFERENCE_DATA / "auto_claims"
+PUBLISHED = REFERENCE_DATA / "card_payments" / "transactions_2018-04-01_2018-09-04.parquet"
 needs_reference_data = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference claims are not here (FRAUD_REFERENCE_DATA)")
 RAW = "auto_claims/raw"
 DERIVED = ("auto_claims/curated/", "auto_claims/labels/", "auto_claims/quarantine/")
@@ -80,6 +87,31 @@ def test_the_real_claims_are_all_there_again_after_a_kill(bucket: ObjectStore) -
     before = derived(bucket)
     finished(job(bucket, manifest))
     assert derived(bucket) == before
+
+
+@pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published card payments are not here (FRAUD_REFERENCE_DATA)")
+def test_the_published_card_payments_land_with_their_own_column_names(bucket: ObjectStore) -> None:
+    """Two of its days, otherwise as published: typed columns, names in upper case, labels inline, a column that nobody declared."""
+    rows = pq.read_table(PUBLISHED, filters=[("TX_DATETIME", "<", datetime.fromisoformat("2018-04-03"))])
+    stream = pa.BufferOutputStream()
+    pq.write_table(rows, stream)
+    key = bucket.key(bucket.put(f"card_payments/raw/transactions/dt=2018-04-02/{PUBLISHED.name}", stream.getvalue().to_pybytes()))
+    result = ingest(domains.get("card_payments"), bucket, {"domain": "card_payments", "year": None, "files": [{"key": key}]}, {})
+    found = result["tables"]["transactions"]
+    assert (found["landed"], found["curated"], found["reasons"], found["refused_files"]) == (rows.num_rows, rows.num_rows, {}, [])
+    assert found["warnings"] == [
+        {"expectation": "declared_columns", "column": "TX_FRAUD_SCENARIO", "unexpected": rows.num_rows, "share": 1.0},
+    ]
+    kept = pa.concat_tables([Partitions(bucket, "card_payments/curated/transactions").read(date(2018, 4, day)) for day in (1, 2)])
+    names = ("TRANSACTION_ID", "TX_DATETIME", "CUSTOMER_ID", "TERMINAL_ID", "TX_AMOUNT")
+    assert [sorted(kept[name.lower()].to_pylist()) for name in names if name != "TX_DATETIME"] == [
+        sorted(rows[name].cast(pa.float64() if name == "TX_AMOUNT" else pa.int64()).to_pylist()) for name in names if name != "TX_DATETIME"
+    ]
+    by_id = {row["TRANSACTION_ID"]: row for row in rows.to_pylist()}
+    assert all(row["tx_datetime"].replace(tzinfo=None) == by_id[row["transaction_id"]]["TX_DATETIME"] for row in kept.to_pylist())
+    labels = [row for day in (1, 2) for row in Partitions(bucket, "card_payments/labels").read(date(2018, 4, day)).to_pylist()]
+    assert {int(row["event_id"]): row["label"] for row in labels} == {number: row["TX_FRAUD"] for number, row in by_id.items()}
+    assert result["stale_features"] == [["2018-04-01", "2018-05-10"]], "and the 38 days after, which look back"
 
 
 def test_damaged_files_end_in_a_result_and_not_in_a_traceback(bucket: ObjectStore) -> None:

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from ingest_cases import DOMAIN, LAYOUT, PAYMENTS_HEADER, Killed, MemoryStore, curated, labels, land, manifest, quarantined
 
 from include.jobs.ingest import ingest
+from include.lifecycle.as_of import Days
 from include.stores.partitions import Partitions
+from include.stores.stale_features import StaleFeatures
 
 PIECES = [b"\n", b"\r\n", b",", b'"', b"1", b"2026-01-01", b"\0", b"\xff", b"c"]
 SLOW = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])  # how many examples: tests/conftest.py
@@ -178,6 +180,23 @@ def check_against_model(objects: MemoryStore, files: list[File]) -> None:
     assert all(row["dt"] == row["event_time"].date().isoformat() for row in curated(objects, "labels"))
 
 
+def harm_the_index(objects: MemoryStore, data: st.DataObject, older: dict[str, bytes]) -> dict[str, bytes]:
+    """Whatever happens to the index, which is a cache. ``older``: the index of an earlier state. Returns the index as it was."""
+    as_it_is = {key: body for key, body in objects.objects.items() if key.startswith("small/index/")}
+    for key, body in as_it_is.items():
+        harm = data.draw(st.sampled_from(["none", "gone", "older", "cut", "changed"]))
+        position = data.draw(st.integers(0, len(body) - 1))
+        if harm == "gone":
+            del objects.objects[key]
+        elif harm == "older" and key in older:
+            objects.objects[key] = older[key]
+        elif harm == "cut":
+            objects.objects[key] = body[:position]
+        elif harm == "changed":
+            objects.objects[key] = body[:position] + bytes([body[position] ^ 0x55]) + body[position + 1 :]
+    return as_it_is
+
+
 @SLOW
 @given(files=FILES, data=st.data())
 def test_the_state_is_a_function_of_the_set_of_files(files: list[File], data: st.DataObject) -> None:
@@ -190,14 +209,18 @@ def test_the_state_is_a_function_of_the_set_of_files(files: list[File], data: st
     shuffled = data.draw(st.permutations(files))
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(files) - 1)), max_size=2)))
     step_by_step, keys = landed(files)
+    older: dict[str, bytes] = {}
     for start, end in zip([0, *cuts], [*cuts, len(files)], strict=True):
+        older = harm_the_index(step_by_step, data, older)
         before = versions(step_by_step)
         result = ingest(DOMAIN, step_by_step, manifest(*(keys[file.path] for file in shuffled[start:end])), {})
-        changed = {day.isoformat() for day, _ in before.items() ^ versions(step_by_step).items()}
-        assert changed <= set(result["changed_event_days"])
+        changed = {day for day, _ in before.items() ^ versions(step_by_step).items()}
+        stale = [Days(date.fromisoformat(first), date.fromisoformat(last)) for first, last in result["stale_features"]]
+        assert all(any(day in days for days in stale) for day in changed)
     assert step_by_step.data() == at_once.data()
 
     again = data.draw(st.sampled_from(files))
+    harm_the_index(step_by_step, data, older)
     ingest(DOMAIN, step_by_step, manifest(keys[again.path]), {})
     assert step_by_step.data() == at_once.data()
 
@@ -255,6 +278,9 @@ def kill_at_each_write(before: MemoryStore, keys: Sequence[str], after: MemorySt
             noted = objects.exists(f"{DOMAIN.name}/curated/unfinished_ingest.json")
             ingest(DOMAIN, objects, manifest(keys[writes % len(keys)] if noted else keys[-1]), {})
             assert objects.data() == after.data(), f"after a kill at write {writes}"
+            changed = {day for day, _ in versions(before).items() ^ versions(after).items()}
+            stale = StaleFeatures(objects, LAYOUT).days()
+            assert all(any(day in days for days in stale) for day in changed), f"after a kill at write {writes}"
         else:
             assert objects.data() == after.data()
             assert writes > 3

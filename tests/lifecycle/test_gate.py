@@ -9,7 +9,7 @@ import pytest
 from include.lifecycle.bootstrap import Interval
 from include.lifecycle.calibration import sigmoid
 from include.lifecycle.domain import Costs, Gate, ReviewCapacity
-from include.lifecycle.evaluation import Economics, Events, intervals
+from include.lifecycle.evaluation import Economics, Events, resampled
 from include.lifecycle.gate import Comparison, Verdict, decide
 
 RULES = Gate(minimum_average_precision_lift=2, non_inferiority_margin=0.02, maximum_relative_calibration_error=0.6, confidence=0.9)
@@ -79,7 +79,7 @@ ECONOMICS = Economics(Costs("USD", review=1000, missed_share=0.5), ReviewCapacit
 def test_the_defaults_at_three_percent_fraud(spoilt: Callable[[np.ndarray], np.ndarray], expected: list[str]) -> None:
     events, probabilities = events_at_natural_prevalence()
     assert 80 < events.labels.sum() < 100
-    verdict = decide(Gate(), intervals(events, spoilt(probabilities), ECONOMICS), events.prevalence, None)
+    verdict = decide(Gate(), resampled(events, spoilt(probabilities), ECONOMICS).intervals(), events.prevalence, None)
     assert set(expected) <= set(broken(verdict)) <= {*expected, "savings"}
     assert verdict.passed == (not expected)
 

@@ -112,3 +112,41 @@ def test_columns_are_found_by_name(order: list[str]) -> None:
     file = landing.read(f"{','.join(order)}\n{','.join(order)}\n".encode(), "t.csv", TABLE)
     assert cells(file) == [("a", "b", "c")]
     assert file.extra_columns == tuple(set(order) - set("abc"))
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+@pytest.mark.parametrize("quoted", [False, True])
+def test_columns_are_found_whatever_their_case(name: str, quoted: bool) -> None:
+    if name == "t.parquet":
+        body = parquet({"C": ["3"], "a": ["1"], "Extra": ["x"], "B": ["2"]})
+    else:  # a quote sends the file to the careful reader
+        body = b'C,a,Extra,"B"\n3,1,x,2\n' if quoted else b"C,a,Extra,B\n3,1,x,2\n"
+    file = landing.read(body, name, TABLE)
+    assert cells(file) == [("1", "2", "3")]
+    assert file.extra_columns == ("Extra",)
+    assert b"C" in file.header, "what goes to quarantine is as it landed"
+    assert file.originals([1]) == [b'{"C": "3", "a": "1", "Extra": "x", "B": "2"}' if name == "t.parquet" else b"3,1,x,2"]
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["a", "b", "c", "B"], "columns that differ only by case: B and b"),
+        (["A", "b", "C", "a", "c"], "columns that differ only by case: A and a, C and c"),
+        (["A", "B", "B", "c"], "columns that occur twice: B"),
+        (["A", "c"], "missing columns: b"),
+        (["a", "b", "c", "x", "X", "x"], None),
+    ],
+)
+def test_a_file_in_which_two_columns_could_be_meant_is_refused(names: list[str], reason: str | None) -> None:
+    file = landing.read(f"{','.join(names)}\n{','.join(names)}\n".encode(), "t.csv", TABLE)
+    assert (file.refused, file.records) == (reason, 1)
+    arrays = [pa.array([each]) for each in names]
+    file = landing.read(parquet(pa.Table.from_arrays(arrays, names)), "t.parquet", TABLE)
+    assert (file.refused, file.records) == (reason, 1)
+
+
+def parquet(rows: pa.Table | dict[str, list[str]]) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(rows if isinstance(rows, pa.Table) else pa.table(rows), stream)
+    return stream.getvalue()

@@ -110,3 +110,63 @@ def test_cards_that_were_not_drawn_do_not_count() -> None:
     weights = np.array([[1, 1, 1], [0, 1, 1], [2, 0, 0]])
     assert card_precision_at_k(labels, scores, days, cards, 1, weights).tolist() == [1, 0, 1]
     assert card_precision_at_k(labels, scores, days, cards, 2, weights).tolist() == [0.5, 0.5, 1]
+
+
+WEIGHTED = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(WEIGHTED, st.integers(1, 6))
+def test_capacity_on_every_resample_as_if_event_by_event(rows: list[tuple[int, int, int]], per_day: int) -> None:
+    """Days of many times the capacity, ties, and resamples that leave out the highest: only the first few events are looked at, and that
+    must not show."""
+    scores, days, drawn = (np.array(column) for column in zip(*rows, strict=True))
+    weights = np.stack([np.ones_like(drawn), drawn, np.where(scores > np.median(scores), 0, 1)]).astype(float)
+    share = reviewed_share(scores, days, ReviewCapacity(per_day=per_day), weights)
+    for resample, weight in enumerate(weights):
+        for day in np.unique(days):
+            room = float(per_day)
+            for score in sorted(set(scores[days == day]), reverse=True):
+                tied = (days == day) & (scores == score)
+                whole = weight[tied].sum()
+                part = min(1.0, room / whole) if whole else 0.0
+                assert share[resample, tied] == pytest.approx(np.full(tied.sum(), part))
+                room -= part * whole
+
+
+def card_precision_by_hand(rows: list[tuple[int, int, int, int]], k: int, copies: dict[int, int]) -> float:
+    """Each copy of a card is a card of its own, as in the resamples; no two scores are alike."""
+    blocked: set[tuple[int, int]] = set()
+    shares = []
+    for day in sorted({day for _, _, day, _ in rows}):
+        best: dict[int, tuple[int, int]] = {}
+        for label, score, when, card in rows:
+            if when == day:
+                highest, defrauded = best.get(card, (-1, 0))
+                best[card] = (max(score, highest), max(label, defrauded))
+        queue = [
+            (score, card, copy, defrauded)
+            for card, (score, defrauded) in best.items()
+            for copy in range(copies[card])
+            if (card, copy) not in blocked
+        ]
+        found = [(card, copy) for _, card, copy, defrauded in sorted(queue, reverse=True)[:k] if defrauded]
+        blocked |= set(found)
+        shares.append(len(found) / k)
+    return float(np.mean(shares))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 9)), min_size=1, max_size=60),
+    st.integers(1, 4),
+    st.randoms(use_true_random=False),
+)
+def test_card_precision_day_by_day_and_card_by_card(drawn: list[tuple[int, int, int]], k: int, random: object) -> None:
+    scores = random.sample(range(len(drawn)), len(drawn))  # type: ignore[attr-defined]
+    rows = [(label, score, day, card) for (label, day, card), score in zip(drawn, scores, strict=True)]
+    labels, _, days, cards = (np.array(column) for column in zip(*rows, strict=True))
+    weights = np.stack([np.ones(len(rows)), cards % 2]).astype(float)
+    found = card_precision_at_k(labels, np.array(scores, float), days, cards, k, weights)
+    by_hand = [card_precision_by_hand(rows, k, copies) for copies in (dict.fromkeys(range(10), 1), {card: card % 2 for card in range(10)})]
+    assert found.tolist() == pytest.approx(by_hand)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from include import domains
-from include.lifecycle.portable_sql import PortableSqlError, parse, spark_sql, tables_read
+from include.lifecycle.portable_sql import PortableSqlError, parse, spark_sql, sums_in_any_order, tables_read
 
 TABLES = ["claims", "customers"]
 
@@ -13,7 +13,8 @@ TABLES = ["claims", "customers"]
     [
         ("SELECT a::DOUBLE AS a FROM claims", "SELECT CAST(a AS DOUBLE) AS a FROM claims"),
         ("SELECT CAST(a AS VARCHAR) AS a FROM claims", "SELECT CAST(a AS STRING) AS a FROM claims"),
-        ("SELECT epoch(a) AS e FROM claims", "SELECT UNIX_TIMESTAMP(a) AS e FROM claims"),
+        ("SELECT epoch(a) AS e FROM claims", "SELECT ( UNIX_MICROS(CAST(a AS TIMESTAMP_LTZ)) / 1e6 ) AS e FROM claims"),
+        ("SELECT 1.5 * a / 2 AS a FROM claims", "SELECT CAST(1.5 AS DOUBLE) * a / 2 AS a FROM claims"),
         (
             "SELECT DATE_DIFF('day', DATE '1900-01-01', CAST(a AS DATE)) % 7 AS d FROM claims",
             "SELECT DATEDIFF(DAY, CAST('1900-01-01' AS DATE), CAST(a AS DATE)) % 7 AS d FROM claims",
@@ -64,6 +65,27 @@ def test_tables_read() -> None:
 def test_refuses(sql: str, message: str) -> None:
     with pytest.raises(PortableSqlError, match=message):
         parse(sql, TABLES)
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT COUNT(*) AS n, MAX(money) AS m FROM claims", True),
+        ("SELECT SUM(number) AS n, AVG(number) AS a FROM claims", True),
+        ("SELECT SUM(money) OVER (PARTITION BY number) AS m FROM claims", False),
+        ("WITH c AS (SELECT FLOOR(money * 100 + 0.5) AS cents FROM claims) SELECT SUM(cents * cents) AS s FROM c", True),
+        ("WITH c AS (SELECT CAST(FLOOR(money * 100) AS DOUBLE) AS cents FROM claims) SELECT SUM(cents) AS s FROM c", True),
+        ("WITH c AS (SELECT FLOOR(money * 100) / 100 AS rounded FROM claims) SELECT SUM(rounded) AS s FROM c", False),
+        ("SELECT AVG(CASE WHEN number = 1 THEN 1 ELSE 0 END) AS a FROM claims", True),
+        ("SELECT AVG(CASE WHEN number = 1 THEN 1.5 ELSE 0 END) AS a FROM claims", False),
+        ("SELECT STDDEV(number) AS s FROM claims", False),
+        ("SELECT SUM(CAST(money AS BIGINT)) AS s FROM claims JOIN customers USING (number)", True),
+        ("SELECT SUM(unknown) AS s FROM claims", False),
+    ],
+)
+def test_sums_in_any_order(sql: str, expected: bool) -> None:
+    columns = {"claims": {"number": "BIGINT", "money": "DOUBLE"}, "customers": {"number": "BIGINT"}}
+    assert sums_in_any_order(parse(sql, TABLES), columns) is expected
 
 
 @pytest.mark.parametrize("name", domains.catalogue().domains)

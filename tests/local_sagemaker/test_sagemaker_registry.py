@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from sagemaker_lab import BUCKET, IMAGE, ROLE, Server, error_of
 
+from include.lifecycle.names import package_group
+from include.stores.registry import ModelRegistry
+
 SPECIFICATION = {
     "Containers": [{"Image": IMAGE, "ModelDataUrl": f"s3://{BUCKET}/registry/a.tar.gz"}],
     "SupportedContentTypes": ["text/csv"],
@@ -204,3 +207,20 @@ def test_tags(server: Server) -> None:
     sagemaker.delete_model_package_group(ModelPackageGroupName="tagged")
     sagemaker.create_model_package_group(ModelPackageGroupName="tagged")
     assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == []  # tags go with their resource
+
+
+def test_the_models_of_history_are_the_newest_of_each_as_of(server: Server) -> None:
+    registry = ModelRegistry(server.sagemaker)
+    assert registry.history("past_claims") == [], "no group: no model was ever registered"
+    group = package_group("past_claims", history=True)
+    server.sagemaker.create_model_package_group(ModelPackageGroupName=group)
+    may, june = "2026-05-01T06:00:00Z", "2026-06-01T06:00:00Z"
+    for as_of, status in ((june, "Rejected"), (may, "PendingManualApproval"), (june, "PendingManualApproval"), (may, "Rejected")):
+        register(server, group, ModelApprovalStatus=status, CustomerMetadataProperties={"as_of": as_of})
+    found = registry.history("past_claims")
+    assert [(package.metadata["as_of"], package.version, package.status) for package in found] == [
+        (may, 4, "Rejected"),
+        (june, 3, "PendingManualApproval"),
+    ]
+    assert {package.model for package in found} == {f"s3://{BUCKET}/registry/a.tar.gz"}
+    assert registry.newest_approved("past_claims") is None

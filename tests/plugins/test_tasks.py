@@ -42,9 +42,13 @@ def test_a_run_keeps_its_first_answer() -> None:
     from sagemaker_lifecycle.tasks import kept_for_the_run
 
     stored: dict[str, Any] = {}
-    context: Any = {"task_state_store": SimpleNamespace(get=stored.get, set=lambda key, value, retention: stored.update({key: value}))}
+    store = SimpleNamespace(get=stored.get, set=lambda key, value, retention: stored.update({key: value}))
+    context: Any = {"task_state_store": store, "dag_run": SimpleNamespace(run_type="scheduled")}
     assert kept_for_the_run(context, lambda: {"as_of": "first"}) == {"as_of": "first"}
     assert kept_for_the_run(context, lambda: {"as_of": "second"}) == {"as_of": "first"}
+    taken_over: Any = context | {"dag_run": SimpleNamespace(run_type="backfill")}
+    assert kept_for_the_run(taken_over, lambda: {"as_of": "of the backfill"}) == {"as_of": "of the backfill"}
+    assert kept_for_the_run(taken_over, lambda: {"as_of": "second"}) == {"as_of": "of the backfill"}
 
 
 ARN = "arn:aws:sagemaker:us-east-1:000000000000:model-package/auto-claims/{}"

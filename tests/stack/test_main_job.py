@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stack_jobs import list_jobs
 
 from include.laptop.airflow_api import AirflowApi
 from include.laptop.demo import Demo
@@ -84,7 +85,7 @@ def test_a_cleared_run_finishes_with_the_same_result(main_job: Demo) -> None:
     run = main_job.api.runs(dag_id)[0]["dag_run_id"]
     before = {task: main_job.api.xcom(dag_id, run, task) for task in ("build_dataset", "train", "evaluate", "register")}
     jobs = len(list_jobs(main_job.stack))
-    main_job.api._call("POST", f"/dags/{dag_id}/dagRuns/{run}/clear", json={"dry_run": False})
+    main_job.api.call("POST", f"/dags/{dag_id}/dagRuns/{run}/clear", json={"dry_run": False})
     time.sleep(1)
     assert main_job.api.follow(dag_id, run, 300, lambda _: None) == "success"
     assert {task: main_job.api.xcom(dag_id, run, task) for task in before} == before
@@ -116,7 +117,7 @@ def test_a_run_killed_at_every_task_and_cleared_finishes_with_the_same_result(ma
             wanted = "deferred" if task.task_id in jobs else "running"
             if task.task_id not in killed and task.state == wanted:
                 job = running_job(main_job.stack.client("sagemaker")) if task.task_id in jobs else None
-                api._call("PATCH", f"/dags/{dag_id}/dagRuns/{run}/taskInstances/{task.task_id}", json={"new_state": "failed"})
+                api.call("PATCH", f"/dags/{dag_id}/dagRuns/{run}/taskInstances/{task.task_id}", json={"new_state": "failed"})
                 killed[task.task_id] = job or ""
                 time.sleep(2)  # the worker learns of it with its next heartbeat
                 clear(api, dag_id, run, task.task_id)
@@ -140,9 +141,9 @@ def test_a_run_killed_at_every_task_and_cleared_finishes_with_the_same_result(ma
     answer = f"/dags/{dag_id}/dagRuns/{run}/taskInstances/ask_for_approval/-1/hitlDetails"
     denied = AirflowApi(main_job.stack.url("airflow"), "admin", main_job.stack.file.passwords["admin"])
     with pytest.raises(StackError, match="403"):
-        denied._call("PATCH", answer, json={"chosen_options": ["Reject"], "params_input": {}})
+        denied.call("PATCH", answer, json={"chosen_options": ["Reject"], "params_input": {}})
     approver = AirflowApi(main_job.stack.url("airflow"), "claims_lead", main_job.stack.file.passwords["claims_lead"])
-    approver._call("PATCH", answer, json={"chosen_options": ["Reject"], "params_input": {"why": "only a test"}})
+    approver.call("PATCH", answer, json={"chosen_options": ["Reject"], "params_input": {"why": "only a test"}})
     assert api.follow(dag_id, run, 120, lambda _: None) == "success"
     arn = api.xcom(dag_id, run, "register")["model_package"]
     package = main_job.stack.client("sagemaker").describe_model_package(ModelPackageName=arn)
@@ -169,7 +170,7 @@ def test_a_backfill_retrains_history_and_touches_nothing_live(main_job: Demo) ->
         said += made.stderr
         if made.returncode == 0:
             break
-        assert not main_job.api._call("GET", "/backfills", params={"dag_id": dag_id})["backfills"], said
+        assert not main_job.api.call("GET", "/backfills", params={"dag_id": dag_id})["backfills"], said
         time.sleep(3)
     assert made.returncode == 0, said
     runs = wait_for(lambda: finished_backfill(main_job, dag_id, 3), 600)
@@ -243,19 +244,6 @@ def subscribe_to_alerts(stack: Stack) -> Callable[[], list[str]]:
     return told
 
 
-def list_jobs(stack: Stack) -> list[str]:
-    client = stack.client("sagemaker")
-    training = [
-        job["TrainingJobName"] for page in client.get_paginator("list_training_jobs").paginate() for job in page["TrainingJobSummaries"]
-    ]
-    processing = [
-        job["ProcessingJobName"]
-        for page in client.get_paginator("list_processing_jobs").paginate()
-        for job in page["ProcessingJobSummaries"]
-    ]
-    return training + processing
-
-
 def running_job(sagemaker: Any) -> str | None:
     for job in sagemaker.list_training_jobs(StatusEquals="InProgress")["TrainingJobSummaries"]:
         return str(job["TrainingJobName"])
@@ -273,7 +261,7 @@ def clear(api: AirflowApi, dag_id: str, run: str, task: str) -> None:
         "include_downstream": True,
         "reset_dag_runs": True,
     }
-    api._call("POST", f"/dags/{dag_id}/clearTaskInstances", json=what)
+    api.call("POST", f"/dags/{dag_id}/clearTaskInstances", json=what)
 
 
 def finished_backfill(demo: Demo, dag_id: str, count: int) -> list[dict[str, Any]]:
