@@ -30,11 +30,11 @@ spark: .local/venvs/spark/.installed  ## PySpark, for features_engine = "spark" 
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(@D) --requirement requirements-spark.txt
 	@touch $@
 
-demo: install  ## the main job on this machine: claims in, a live fraud endpoint out (DOMAIN=, LANDING=dir, YEAR=, KEEP=0)
+demo: install  ## the main job on this machine: events in, a live fraud endpoint and a review queue out (DOMAIN=, LANDING=dir, YEAR=, KEEP=0)
 	@$(RUN) -m include.laptop demo $(if $(DOMAIN),--domain $(DOMAIN)) $(if $(LANDING),--landing "$(LANDING)") $(if $(YEAR),--year $(YEAR)) $(if $(filter 0,$(KEEP)),--stop)
 
 backfill: install  ## train history again and see when retraining would have paid (DOMAIN=, FROM=, TO=, AT_ONCE=2, AGAIN=1)
-	@$(RUN) -m include.laptop backfill $(if $(DOMAIN),--domain $(DOMAIN)) --from-date "$(FROM)" --to-date "$(TO)" $(if $(AT_ONCE),--at-once $(AT_ONCE)) $(if $(filter 1,$(AGAIN)),--again)
+	@$(RUN) -m include.laptop backfill $(if $(DOMAIN),--domain $(DOMAIN)) $(if $(FROM),--from-date "$(FROM)") $(if $(TO),--to-date "$(TO)") $(if $(AT_ONCE),--at-once $(AT_ONCE)) $(if $(filter 1,$(AGAIN)),--again)
 
 up: install  ## start the stack again, with everything still there
 	@$(RUN) -m include.laptop up
@@ -59,7 +59,7 @@ lint: install  ## ruff (with Airflow's rules) and mypy
 	@$(VENV)/bin/mypy
 
 bench: install  ## what is measured, against whom; tables here, figures in .local/bench
-	@for name in dag_parsing jobs serving auto_claims card_features; do $(RUN) -m bench.$$name || exit 1; done
+	@$(RUN) -m bench
 
 docs: install  ## docs/DAGs.md, written from the DAGs
 	@$(RUN) -m include.laptop dags-page docs/DAGs.md

@@ -1,8 +1,9 @@
 """
 ### How the models of the past aged, and whether training more often would have paid
 
-Runs after a backfill of `train_model`, or by hand. The models of a backfill lie in the registry's history group, one for each as-of. Each is
-measured on every later period (week) with the labels that have matured since: the **ageing matrix**.
+Runs after a backfill of `train_model`, or by hand (also where it was paused during the backfill: Airflow starts nothing for what was announced then).
+The models of a backfill lie in the registry's history group, one for each as-of. Each is measured on every later period (week) with the labels that
+have matured since: the **ageing matrix**.
 
 1. **wait_for_backfill**: until no run of `train_model` that is queued or running may yet register a model of the past;
 2. **list_models**: the newest model of each as-of. Announcements of one backfill may queue several runs; those that find nothing new are skipped;
@@ -19,7 +20,7 @@ Nothing live is touched. The same without Airflow: `python -m include.jobs histo
 | `… has no model from a backfill` | The run was skipped. `airflow backfill create --dag-id <domain>.train_model --from-date … --to-date …` |
 | `these … models were measured before` | The run was skipped: nothing new. Trigger the DAG by hand to measure again, on later labels. |
 | **wait_for_backfill** keeps waiting | Runs of `train_model` are queued or running: is that DAG, or the backfill, paused? After two days the task fails; clear it when they have ended. |
-| `refused: no whole period …` | The models are too young: labels have not matured since. Make a backfill over earlier dates, or set shorter periods. |
+| `The models are too young to tell` | Labels have not matured since. There is no report yet: make a backfill over earlier dates, or trigger the DAG later, or with shorter periods. |
 | `refused: nothing could be measured: … lacks … features` | `features.sql` has changed since these models were trained: make the backfill again, which trains with today's. |
 | notes in the result | These models' rows are blank, for the reason given; the others stand. |
 """
@@ -59,7 +60,7 @@ def evaluate_history(domain: Domain) -> None:
         **dag_settings(domain, Tag.MODEL, __doc__, late_by=timedelta(hours=6)),
     )
     def build() -> None:
-        @task.sensor(mode="reschedule", poke_interval=5 * settings.current().poll_seconds, timeout=timedelta(days=2))
+        @task.sensor(mode="reschedule", poke_interval=max(5, 5 * settings.current().poll_seconds), timeout=timedelta(days=2))
         def wait_for_backfill() -> bool:
             return backfill_has_ended(domain, get_current_context())
 

@@ -1,8 +1,8 @@
 """
 ### A day's events scored, and the review queue for the analysts
 
-Runs when `ingest_data` has written features, for their last day, or by hand for any days. Several past days in one run are a backfill of
-scores; Airflow's own backfill is not for it, because the DAG has no schedule of its own.
+Runs when `ingest_data` has written features, for their last day (and for those of earlier runs that waited meanwhile), or by hand for any days.
+Several past days in one run are a backfill of scores; Airflow's own backfill is not for it, because the DAG has no schedule of its own.
 
 1. **plan**: which model (the package asked for, else the live champion, else the newest approved) and which days;
 2. **score**: every event of the days gets a score, what a review of it is expected to save, and reasons
@@ -29,6 +29,7 @@ checks every line, refuses the file whole where one is wrong, and writes a landi
 |---|---|
 | `… has no approved model yet` | The run was skipped. Train and approve a model, then trigger this DAG. |
 | `… has no features yet` or `refused: … holds no features from …` | Land that day's events and run `ingest_data`, or name a day that has events. |
+| `… scored with features that are older than what was ingested since` | A run of `ingest_data` did not come to its end: run it again, then score the day again. |
 | `refused: … lacks … of the model's … features` | `features.sql` has changed since the model was trained. Train a new one, or name a package of the new features. |
 | `refused: --as-of … lies before the end of …` | The day is not over as of that instant: choose an earlier day, or a later as-of. |
 | `SageMaker job … ended as Failed` | The end of the job's own log stands above it. Clear the task: it starts the next job. |

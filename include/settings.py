@@ -11,11 +11,12 @@ import re
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS_VARIABLE = "FRAUD_SETTINGS"
+FeaturesEngine = Literal["duckdb", "spark"]
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
@@ -69,7 +70,7 @@ class Settings:
     image_uri: str
     execution_role_arn: str
     alerts_topic_arn: str
-    poll_seconds: int
+    poll_seconds: float
     object_url: str
     processing: JobSize
     training: JobSize
@@ -77,8 +78,12 @@ class Settings:
     network: Network = field(default_factory=Network)
     encryption: Encryption = field(default_factory=Encryption)
     tags: dict[str, str] = field(default_factory=dict)
-    features_engine: Literal["duckdb", "spark"] = "duckdb"
+    features_engine: FeaturesEngine = "duckdb"
     """What computes features in build-features; spark wants Java and requirements-spark.txt in the image."""
+
+    def __post_init__(self) -> None:
+        if self.features_engine not in get_args(FeaturesEngine):
+            raise TypeError(f"features_engine is {self.features_engine!r}: wants {' or '.join(get_args(FeaturesEngine))}")
 
     def tag_list(self, **more: str) -> list[dict[str, str]]:
         """Tags as AWS takes them, sorted by key."""

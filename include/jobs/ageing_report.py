@@ -12,7 +12,7 @@ from html import escape
 from typing import Any
 
 from include.jobs.heat_map import Colours, HeatMap
-from include.jobs.svg import Series, line_chart
+from include.jobs.svg import Series, line_chart, round_range
 from include.lifecycle.domain import Domain
 from include.lifecycle.evaluation import METRICS
 
@@ -195,8 +195,6 @@ def _age_chart(ages: Sequence[Mapping[str, Any]], name: str, label: str, form: s
         return ""
     x = [float(age) for age, _ in found]
     lines = {part: [each[part] for _, each in found] for part in ("value", "low", "high")}
-    bottom, top = min(0.0, *lines["low"]), max(0.0, *lines["high"])
-    margin = 0.05 * (top - bottom) or 1.0
     return line_chart(
         [
             Series("the newest model", [0.0, max(x)], [0.0, 0.0], "other"),
@@ -205,7 +203,7 @@ def _age_chart(ages: Sequence[Mapping[str, Any]], name: str, label: str, form: s
             Series("mean difference", x, lines["value"]),
             Series("", x, lines["value"], marks=True),
         ],
-        "age, in periods", label, x_range=(0, -(-max(x) // 5) * 5), y_range=(bottom - margin, top + margin),
+        "age, in periods", label, x_range=(0, -(-max(x) // 5) * 5), y_range=round_range(min(0.0, *lines["low"]), max(0.0, *lines["high"])),
         x_format="{:.0f}".format, y_format=form.format,
     )  # fmt: skip
 

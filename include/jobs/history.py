@@ -77,18 +77,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
-    """The sentence, how many models and periods there are, and where the reports lie."""
+    """The sentence, how many models and periods there are, and where the reports lie (none where the models are too young for any period)."""
     if options.period_days < 1:
         raise JobError(f"--period-days {options.period_days}: a period has at least one day")
     models = _models(options, context)
     folder = _output(options, context, models)
     as_of, last_day = _known(options, context)
     columns = periods(models[0].as_of, last_day, options.period_days)
-    if not columns:
-        raise JobError(
-            f"no whole period of {options.period_days} days lies between the first as-of, {iso(models[0].as_of)}, and {last_day}, the last day"
-            f" whose labels have matured at {iso(as_of)}: make models of earlier as-ofs, ingest more days, or take shorter periods"
+    if not columns:  # no fault of anybody: a backfill up to today has such models
+        sentence = (
+            f"The models are too young to tell: no whole period of {options.period_days} days lies between the first as-of,"
+            f" {iso(models[0].as_of)}, and {last_day}, the last day whose labels have matured at {iso(as_of)}."
         )
+        return {"sentence": sentence, "models": len(models), "periods": 0, "cells": 0, "cells_measured_now": 0, "notes": {}, "reports": {}}
     with tempfile.TemporaryDirectory() as scratch, open_database(Path(scratch) / "spill", options.memory_limit) as connection:
         try:
             events = HistoryEvents(context, connection, columns, as_of, Path(scratch))

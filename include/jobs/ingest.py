@@ -7,6 +7,10 @@ Of the history a run reads the days that hold keys of the files in hand, and no 
 Before the first write the run leaves a note of the files it has in hand; a run that was killed is finished by the next one, whatever that
 one was asked for. Days whose features a change can reach are marked before it is written (``stores/stale_features.py``) and stay so until
 they are built. One run at a time per domain.
+
+Rows of reference tables mark no day. A first version holds from the beginning of time, so that a reference file that comes after its events
+would have all of history built again, every day on which somebody new comes: features that were built before it keep their unknown values.
+Where that matters, run build-features for those days.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
 Without ``--land`` the file is only checked. With it, ``raw/labels/dt=<day of the latest decision>/decisions_<digest>.csv`` is written (the
 event's id, label, decided_at), which ``ingest_data`` takes like any delivery; and before it ``review/decisions/decisions_<digest>.json``,
-which keeps who decided, with the notes. A first decision on an event is known from decided_at on; one that corrects a label, from the end of
+which keeps who decided, with the notes. (Daily runs look back for some days only, ``Schedules.lookback``: where the latest decision is older,
+run ``ingest_data`` by hand for its day.) A first decision on an event is known from decided_at on; one that corrects a label, from the end of
 that delivery's day, as every correction is. The same file with the same options is the same two objects. A file with any error is refused
 whole, each line named.
 
 With ``--out DIR`` the landing file goes below that folder (``labels/dt=…/``) and the record beside it, without S3; then nobody checks whether
-the events were ever scored.
+the events were ever scored, and when.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import csv
 import functools
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from include.jobs.context import JobContext, JobError, instant
 from include.lifecycle.as_of import iso
-from include.lifecycle.decisions import Decision, DecisionsError, check_scored, read_decisions
+from include.lifecycle.decisions import Decision, DecisionsError, ScoredDay, check_scored, read_decisions
 from include.lifecycle.domain import LABELS_TABLE, Domain
 from include.lifecycle.names import digest
 from include.stores.layout import Layout
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     try:
         decisions, undecided = read_decisions(body, context.domain, options.decided_by, options.decided_at)
         if options.out is None:
-            check_scored(decisions, _scored_events(context))
+            check_scored(decisions, _scored_days(context))
     except DecisionsError as error:
         raise JobError(f"{options.queue}: {error}") from error
     if not decisions:
@@ -68,16 +69,18 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     }
 
 
-def _scored_events(context: JobContext) -> Callable[[date], Mapping[str, datetime] | None]:
-    """Day → the time of each event scored on it, from the batch predictions, each day read once; None where nothing was scored."""
+def _scored_days(context: JobContext) -> Callable[[date], ScoredDay | None]:
+    """Day → what was scored of it, from the batch predictions, each day read once; None where nothing was."""
     stored = Partitions(context.objects, context.layout.batch_predictions)
 
     @functools.cache
-    def event_times(day: date) -> Mapping[str, datetime] | None:
+    def scored_day(day: date) -> ScoredDay | None:
         rows = stored.read(day)
-        return None if rows is None else dict(zip(rows["event_id"].to_pylist(), rows["event_time"].to_pylist(), strict=True))
+        if not rows:
+            return None
+        return ScoredDay(dict(zip(rows["event_id"].to_pylist(), rows["event_time"].to_pylist(), strict=True)), rows["as_of"][0].as_py())
 
-    return event_times
+    return scored_day
 
 
 def _write(decisions: Sequence[Decision], options: argparse.Namespace, context: JobContext) -> tuple[str, str]:

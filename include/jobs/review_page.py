@@ -49,6 +49,11 @@ def queue_page(domain: Domain, queue: Sequence[QueuedEvent], found: Mapping[str,
             '<p class="warning">The model was trained on events of this day or of later ones: these scores look better than they would have been'
             " on the day.</p>"
         )
+    if found["features_are_stale"]:
+        body.append(
+            '<p class="warning">Events or labels were ingested after the features of this day were computed: events of the day may be missing'
+            " here, and scores may change. Compute the features (build-features), and score the day again.</p>"
+        )
     body.append(_table(domain, queue) if queue else "<p>No event of the day is worth a review: none is expected to save more than it costs.</p>")
     body.append(
         f'<p class="note">In the order of what a review is expected to save: score × {domain.costs.missed_share:.0%} of the amount − '

@@ -11,13 +11,16 @@ Reads ``features/dt=<day>/`` and the model's archive, and writes for each day, e
 
 An entity one of whose frauds was known at the midnight that ends the day is marked in the queue: of frauds within the domain's training
 window before that. The same features, labels and model give the same bytes. Scoring a day again replaces what is there.
+
+A day whose features are older than what was ingested since is scored all the same, for analysts cannot wait; the result, the page and the log
+say so, because events may be missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -40,6 +43,7 @@ from include.lifecycle.explain import reasons
 from include.lifecycle.features import create_views, open_database
 from include.lifecycle.review_queue import QueuedEvent, most_worthwhile, queue_csv, reviews_of_a_day
 from include.stores.partitions import Partitions
+from include.stores.stale_features import StaleFeatures
 
 REASONS = 4
 EXPLAINED_ROWS = 50_000
@@ -58,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     """Result: {"days": [what ``_Batch.score`` returns], "rows", "queued", "expected_benefit" (sums over the days), "currency",
-    "days_without_features", "model", "model_package", "as_of", "reports": {"queue": URI of the last day's queue for a person}}.
+    "days_without_features", "days_with_stale_features", "model", "model_package", "as_of", "reports": {"queue": URI of the last day's queue for
+    a person}}.
 
     JobError where none of the days has features, the model lacks one of its features there, or an input is damaged."""
     try:
@@ -77,7 +82,7 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch, open_database(Path(scratch) / "spill") as connection:
         model = open_model(context.objects, options.model, Path(scratch) / "model", context.domain)
         known = KnownFrauds(context, connection, Days(scored[0], scored[-1]), Path(scratch))
-        batch = _Batch(context, features, model, options, known)
+        batch = _Batch(context, features, model, options, known, StaleFeatures(context.objects, context.layout).days())
         found = [batch.score(day) for day in scored]
     every = [days.first + timedelta(days=number) for number in range((days.last - days.first).days + 1)]
     return {
@@ -87,6 +92,7 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
         "expected_benefit": sum(day["expected_benefit"] for day in found),
         "currency": context.domain.costs.currency,
         "days_without_features": [day.isoformat() for day in every if day not in scored],
+        "days_with_stale_features": [day["day"] for day in found if day["features_are_stale"]],
         "model": options.model,
         "model_package": options.model_package,
         "as_of": iso(options.as_of),
@@ -101,10 +107,11 @@ class _Batch:
     model: Model
     options: argparse.Namespace
     known: KnownFrauds
+    stale: Sequence[Days]
 
     def score(self, day: date) -> dict[str, Any]:
         """Writes one day. Returns {"day", "rows", "score_quantiles", "capacity" (reviews), "queued", "expected_benefit" (of the queue),
-        "model_has_seen_the_day", and the URIs "predictions", "queue_csv", "queue_page"}."""
+        "model_has_seen_the_day", "features_are_stale", and the URIs "predictions", "queue_csv", "queue_page"}."""
         domain, objects, layout = self.context.domain, self.context.objects, self.context.layout
         data = DatasetFile(objects.uri(self.features.key(day)), self.features.read(day))
         rows = data.matrix(self.model.features)
@@ -126,6 +133,7 @@ class _Batch:
             "queued": len(queue),
             "expected_benefit": float(benefit[chosen].sum()),
             "model_has_seen_the_day": self._has_seen(day),
+            "features_are_stale": any(day in days for days in self.stale),
             "predictions": objects.uri(predictions.key(day)),
         }
         page = queue_page(domain, queue, found, self.options.model_package or self.options.model, self.model.description.as_of)
@@ -133,6 +141,8 @@ class _Batch:
         found["queue_csv"] = objects.put(csv_key, queue_csv(domain, queue), "text/csv; charset=utf-8")
         found["queue_page"] = objects.put(page_key, page.encode(), "text/html; charset=utf-8")
         print(f"{day}: {data.rows:,} events scored, {len(queue)} to review, expected to save {found['expected_benefit']:,.0f}", flush=True)
+        if found["features_are_stale"]:
+            print(f"{day}: its features are older than what was ingested since: run build-features, and score the day again", flush=True)
         return found
 
     def _queue(

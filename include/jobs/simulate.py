@@ -89,14 +89,18 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
 
 
 def _write(rows: pd.DataFrame, folder: Path, table: str) -> None:
-    """One landing file. Both kinds hold the same values: instants are UTC to the second, and what is text in a CSV is text in Parquet."""
+    """One landing file, in the place of one that an earlier simulation left there. Both kinds hold the same values: instants are UTC to the
+    second, and what is text in a CSV is text in Parquet."""
     from pandas.api.types import is_object_dtype
 
-    if len(rows) <= PARQUET_ROWS:
-        rows.to_csv(folder / f"{table}.csv", index=False, date_format="%Y-%m-%dT%H:%M:%SZ")
+    as_csv, as_parquet = folder / f"{table}.csv", folder / f"{table}.parquet"
+    small = len(rows) <= PARQUET_ROWS
+    (as_parquet if small else as_csv).unlink(missing_ok=True)
+    if small:
+        rows.to_csv(as_csv, index=False, date_format="%Y-%m-%dT%H:%M:%SZ")
         return
     mixed = [column for column in rows.columns if is_object_dtype(rows[column])]  # damaged: numbers, and among them text
-    rows.astype(dict.fromkeys(mixed, str)).to_parquet(folder / f"{table}.parquet", index=False)
+    rows.astype(dict.fromkeys(mixed, str)).to_parquet(as_parquet, index=False)
 
 
 def _say(text: str) -> None:

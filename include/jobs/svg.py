@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 _WIDTH, _HEIGHT = 460, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 12, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 20, 12, 44
 _TICKS = 5
 
 
@@ -25,6 +26,16 @@ class Series:
 def percent(value: float) -> str:
     """Of a share: 0.05 → "5%", 0.0123 → "1.2%"."""
     return f"{100 * value:.2g}%" if abs(value) < 0.1 else f"{100 * value:.0f}%"
+
+
+def round_range(low: float, high: float) -> tuple[float, float]:
+    """A range that holds both values, and whose ticks are round numbers, 0 among them where it lies inside."""
+    step = 10.0 ** math.floor(math.log10((high - low) / _TICKS or 1.0))
+    for each in (step * factor for factor in (1, 2, 2.5, 3, 4, 5, 10, 20)):
+        first = math.floor(low / each)
+        if (first + _TICKS) * each >= high:
+            return first * each, (first + _TICKS) * each
+    raise AssertionError("twenty times the step of a range spans it")
 
 
 def line_chart(

@@ -10,7 +10,6 @@ It prints ``name=value;`` for each metric: ``.*validation-average_precision=(\\S
 from __future__ import annotations
 
 import json
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from include.jobs.context import JobError, context_for, ml_directory
 from include.jobs.dataset_file import DatasetFile
 from include.lifecycle.calibration import log_loss, platt_scaling_if_better
 from include.lifecycle.metrics import average_precision, roc_auc
+from include.lifecycle.processors import usable_processors
 
 OBJECTIVE = "binary:logistic"
 XGBOOST_PARAMETERS = frozenset({
@@ -150,8 +150,7 @@ def useful_threads(cells: int) -> int:
     """As many threads as there are processors for this process, but one for each million cells of training data at most: with fewer, OpenMP's
     threads wait for each other longer than they work, and spin while they wait (13,000 x 40 beside other processes on two processors:
     1.7 s with one thread, 18 s with two). The number does not change the model."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(processors, cells // _CELLS_A_THREAD))
+    return max(1, min(usable_processors(), cells // _CELLS_A_THREAD))
 
 
 def _channel(folder: Path) -> DatasetFile:

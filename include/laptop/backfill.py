@@ -48,6 +48,8 @@ class Backfill:
         before = {run["dag_run_id"] for run in self.api.runs(history)}
         backfill = self._create()
         runs = self._follow(backfill)
+        if not runs:
+            raise StackError(f"{self.dag_id} has run by its schedule on these days: run them again as a backfill with --again (AGAIN=1)")
         if failed := [run for run in runs if run["state"] != "success"]:
             pages = "\n".join(f"{self.stack.browser_url('airflow')}/dags/{self.dag_id}/runs/{run['dag_run_id']}" for run in failed)
             raise StackError(f"{len(failed)} of {len(runs)} runs failed:\n{pages}")
@@ -75,7 +77,7 @@ class Backfill:
     def _follow(self, backfill: dict[str, Any]) -> list[dict[str, Any]]:
         """Until Airflow says that the backfill is complete."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        deadline = time.monotonic() + _RUN_SECONDS
+        deadline, ended = time.monotonic() + _RUN_SECONDS, 0
         with Progress(*columns, console=self.console) as progress:
             bar = progress.add_task(f"{self.dag_id}, {self.first_day} to {self.last_day}", total=None)
             while True:
@@ -85,8 +87,11 @@ class Backfill:
                 state = self.api.call("GET", f"/backfills/{backfill['id']}")
                 if state["completed_at"] and len(done) == len(runs):
                     return sorted(runs, key=lambda run: run["logical_date"])
+                if len(done) > ended:
+                    deadline, ended = time.monotonic() + _RUN_SECONDS, len(done)
                 if time.monotonic() > deadline:
-                    raise StackError(f"the backfill has not ended within {_RUN_SECONDS} s: see {self.stack.browser_url('airflow')}/backfills")
+                    page = f"{self.stack.browser_url('airflow')}/dags/{self.dag_id}/runs"
+                    raise StackError(f"no run of the backfill has ended within {_RUN_SECONDS} s; Airflow goes on with it: see {page}")
                 time.sleep(_POLL_SECONDS)
 
     def _is_of(self, run: dict[str, Any]) -> bool:
@@ -102,12 +107,30 @@ class Backfill:
             shown = f"average precision {metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})" if metric else "not evaluated"
             self.console.print(f"  as of {run['logical_date'][:16]}  {shown}", highlight=False)
         try:
-            measured = self.api.wait_for_new_run(history, before, _QUEUED_WITHIN)
+            self.api.wait_for_new_run(history, before, _QUEUED_WITHIN)
         except StackError:
+            found = None
+        else:
+            found = self._measured(history, before)
+        if found is None:
             self.console.print("No new model: the ageing matrix stands.")
             return
-        self.api.follow(history, measured, _RUN_SECONDS, lambda _: None)
-        found = self.api.xcom(history, measured, "history")
-        if found:
-            self.console.print(found["sentence"], highlight=False)
-            self.console.print(found["reports"]["report"].replace("s3://", f"{self.stack.browser_url('ministack')}/"), soft_wrap=True)
+        self.console.print(found["sentence"] or "There are too few models and periods to tell whether it would have paid.", highlight=False)
+        if found["reports"]:
+            page = found["reports"]["report"].replace("s3://", f"{self.stack.browser_url('ministack')}/")
+            self.console.print(page, soft_wrap=True)
+
+    def _measured(self, history: str, before: set[str]) -> dict[str, Any] | None:
+        """What the new runs of ``evaluate_history`` found: one measures, those that a later announcement queued find nothing new."""
+        found: dict[str, Any] | None = None
+        seen = set(before)
+        while new := [run["dag_run_id"] for run in reversed(self.api.runs(history)) if run["dag_run_id"] not in seen]:
+            for run_id in new:
+                if self.api.follow(history, run_id, _RUN_SECONDS, lambda _: None) != "success":
+                    failed = [task for task in self.api.tasks(history, run_id) if task.state == "failed"]
+                    tails = [self.api.log(history, run_id, task.task_id, task.try_number)[-3000:] for task in failed]
+                    page = f"{self.stack.browser_url('airflow')}/dags/{history}/runs/{run_id}"
+                    raise StackError("\n".join([f"{history} failed: {page}", *tails]))
+                found = self.api.xcom(history, run_id, "history") or found
+            seen.update(new)
+        return found

@@ -36,7 +36,7 @@ FIRST_DAY = date(2026, 1, 1)
 SEED = 7
 SCORED_EVENTS = 300
 RUN_SECONDS = 1200
-STAGES = ("ingest_data", "train_model", "deploy_model", "score_batch")
+STAGES = ("ingest_data", "train_model", "evaluate_history", "deploy_model", "score_batch")
 SHOWN_METRICS = (
     "average_precision",
     "roc_auc",

@@ -36,6 +36,7 @@ RESAMPLES = 500
 RESAMPLED = ("average_precision", "savings_at_capacity", "cost")
 """What has an interval in every cell: ``cost`` in the domain's currency, for the whole period."""
 
+_COUNTS_AT_ONCE = 10_000_000
 _POLICY_STEPS = (1, 2, 4, 8)
 _SENTENCE_STEPS = (4, 2)
 
@@ -79,12 +80,14 @@ def cluster_counts(clusters: ArrayLike, resamples: int = RESAMPLES) -> tuple[NDA
     """
     names, codes = np.unique(np.asarray(clusters, str), return_inverse=True)
     seeds = np.array([int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") for name in names], np.uint64)
-    steps = np.arange(1, resamples + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = seeds[None, :] + steps[:, None]
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    uniforms = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
-    return codes, np.searchsorted(_POISSON, uniforms, side="right").astype(np.uint8)
+    counts = np.empty((resamples, names.size), np.uint8)
+    for resample, step in enumerate(np.arange(1, resamples + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)):
+        mixed = seeds + step
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        uniforms = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+        counts[resample] = np.searchsorted(_POISSON, uniforms, side="right")
+    return codes, counts
 
 
 def _poisson_cumulative() -> FloatArray:
@@ -145,7 +148,8 @@ def measure_cell(events: Events, scores: FloatArray, economics: Economics, clust
     cost = reviewed * money.review + (1 - reviewed) * loss
 
     def totals(of_events: FloatArray) -> FloatArray:
-        return np.asarray(counts @ np.bincount(clusters, of_events, counts.shape[1]), np.float64)
+        of_clusters = np.bincount(clusters, of_events, counts.shape[1])
+        return np.concatenate([some @ of_clusters for some in _few_at_once(counts)])
 
     return Cell(
         events=labels.size,
@@ -170,19 +174,27 @@ def resampled_average_precision(labels: ArrayLike, scores: ArrayLike, clusters: 
     thresholds, threshold = np.unique(-score[fraud], return_inverse=True)
     if not thresholds.size:
         return np.full(len(counts), np.nan)
-    drawn = counts.T.astype(np.float32)
 
-    def reached(which: NDArray[np.bool_], at: NDArray[np.intp]) -> FloatArray:
-        """How many of the events, each of which lies above the threshold ``at`` and those after it, are above each: (thresholds, resamples)."""
-        shape = (thresholds.size, len(drawn))
-        by_cluster = csr_array((np.ones(at.size, np.float32), (at, clusters[which])), shape)
-        return np.cumsum(by_cluster @ drawn, axis=0, dtype=np.float64)
+    def by_cluster(which: NDArray[np.bool_], at: NDArray[np.intp]) -> csr_array:
+        """Events, each of which lies above the threshold ``at`` and those after it: how many of each cluster, shape (thresholds, clusters)."""
+        return csr_array((np.ones(at.size, np.float32), (at, clusters[which])), (thresholds.size, counts.shape[1]))
 
     above_any = -score <= thresholds[-1]
-    flagged = reached(above_any, np.searchsorted(thresholds, -score[above_any]))
-    found = reached(fraud, threshold)
-    gained = np.diff(found, axis=0, prepend=0.0)
-    return _quotient((gained * _quotient(found, flagged, 0.0)).sum(axis=0), found[-1])
+    every = by_cluster(above_any, np.searchsorted(thresholds, -score[above_any]))
+    frauds = by_cluster(fraud, threshold)
+
+    def average(some: NDArray[np.uint8]) -> FloatArray:
+        drawn = some.T.astype(np.float32)
+        found, flagged = (np.cumsum(part @ drawn, axis=0, dtype=np.float64) for part in (frauds, every))
+        gained = np.diff(found, axis=0, prepend=0.0)
+        return _quotient((gained * _quotient(found, flagged, 0.0)).sum(axis=0), found[-1])
+
+    return np.concatenate([average(some) for some in _few_at_once(counts)])
+
+
+def _few_at_once(counts: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """The resamples, so many together that they fit in memory as floats: of a million customers, one is 4 to 8 MB."""
+    return np.array_split(counts, max(1, -(-counts.size // _COUNTS_AT_ONCE)))
 
 
 @dataclass(frozen=True)

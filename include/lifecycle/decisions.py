@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from include.lifecycle.as_of import iso, utc
 from include.lifecycle.domain import Domain
@@ -18,6 +18,8 @@ _WANTED = ("event_time", "label")
 _OPTIONAL = ("decided_at", "decided_by", "note")
 _INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}.*")
 _SHOWN_ERRORS = 20
+LONGEST_REVIEW = timedelta(days=366)
+"""A decision that comes later than this after its event was scored is taken for a mistyped date."""
 
 
 class DecisionsError(ValueError):
@@ -81,24 +83,39 @@ def read_decisions(body: bytes, domain: Domain, decided_by: str, decided_at: dat
     return found, undecided
 
 
-def check_scored(decisions: Sequence[Decision], event_times: Callable[[date], Mapping[str, datetime] | None]) -> None:
-    """DecisionsError where a decision's event is not among those scored of the day that the file states, or happened at another instant.
+@dataclass(frozen=True)
+class ScoredDay:
+    """``event_times``: of every event scored of a (UTC) day. ``as_of``: the instant of the scoring."""
 
-    ``event_times``: the time of every event scored of a (UTC) day, None where none was. Not of the day's queue alone: that is replaced when
-    the day is scored again, and what analysts found in the earlier one stays found."""
+    event_times: Mapping[str, datetime]
+    as_of: datetime
+
+
+def check_scored(decisions: Sequence[Decision], scored_day: Callable[[date], ScoredDay | None]) -> None:
+    """DecisionsError where a decision's event is not among those scored of the day that the file states, or happened at another instant; or
+    where the decision comes more than ``LONGEST_REVIEW`` after the scoring: a label is known from then on, and one of a mistyped year never.
+
+    ``scored_day``: None where nothing was scored of a day. Not of the day's queue alone: that is replaced when the day is scored again, and
+    what analysts found in the earlier one stays found."""
     errors = []
     for decision in decisions:
         day = decision.event_time.date()
-        scored = event_times(day)
+        scored = scored_day(day)
         mend = "correct the cells, or leave the label empty"
         if scored is None:
             errors.append(f"line {decision.line}: no event of {day} was ever scored: is event_time as it was in the queue? {mend}")
-        elif decision.event_id not in scored:
-            errors.append(f"line {decision.line}: event {decision.event_id} is not among the {len(scored)} events scored of {day}: {mend}")
-        elif scored[decision.event_id] != decision.event_time:
+        elif (happened := scored.event_times.get(decision.event_id)) is None:
+            events = len(scored.event_times)
+            errors.append(f"line {decision.line}: event {decision.event_id} is not among the {events} events scored of {day}: {mend}")
+        elif happened != decision.event_time:
             errors.append(
-                f"line {decision.line}: event {decision.event_id} happened at {iso(scored[decision.event_id])}, the file says"
+                f"line {decision.line}: event {decision.event_id} happened at {iso(happened)}, the file says"
                 f" {iso(decision.event_time)}: was a column sorted without the others? Fill in the queue anew"
+            )
+        elif decision.decided_at > scored.as_of + LONGEST_REVIEW:
+            errors.append(
+                f"line {decision.line}: decided at {iso(decision.decided_at)}, more than {LONGEST_REVIEW.days} days after the event was scored"
+                f" ({iso(scored.as_of)}): correct decided_at"
             )
     refuse(errors)
 

@@ -54,7 +54,7 @@ def dag_settings(domain: Domain, stage: Tag, doc: str | None, late_by: timedelta
         "default_args": {
             "owner": domain.owner.name,
             "retries": 2,
-            "retry_delay": timedelta(seconds=10 * place.poll_seconds),
+            "retry_delay": timedelta(seconds=max(10, 10 * place.poll_seconds)),
             "on_failure_callback": alert(
                 "Failed: {{ dag.dag_id }} {{ ti.task_id }}",
                 "{{ dag.dag_id }}, run {{ run_id }}, task {{ ti.task_id }} failed after {{ ti.try_number }} tries: {{ exception }}\n{{ ti.log_url }}",

@@ -34,6 +34,7 @@ REFUSED = "refused: "
 """How a job's reason begins when its input was at fault, and trying again is useless (see include.jobs)."""
 _POLLS_BEYOND_RUNTIME = 60
 _LOG_LINES = 40
+_REPORTED_WITHIN = 1.0
 
 
 _STOPPED_BY = {"processing": ("stop_processing_job", "ProcessingJobName"), "training": ("stop_training_job", "TrainingJobName")}
@@ -42,12 +43,12 @@ _STOPPED_BY = {"processing": ("stop_processing_job", "ProcessingJobName"), "trai
 class StoppingSageMakerTrigger(SageMakerTrigger):
     """The provider's trigger; a user's kill of the deferred task (mark failed, mark success, clear) also stops the job.
 
-    It looks for the first time after one polling interval: Airflow fails a task that resumes before its executor has reported that the
-    first part ended (seen with jobs of a second on a loaded machine).
+    It looks for the first time after one polling interval, but not within a second: Airflow fails a task that resumes before its executor has
+    reported that the first part ended (seen with jobs of a second on a loaded machine).
     """
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        await asyncio.sleep(self.waiter_delay)
+        await asyncio.sleep(max(_REPORTED_WITHIN, self.waiter_delay))
         async for event in super().run():
             yield event
 
@@ -87,7 +88,7 @@ class _AdoptsItsJob:
     report_url: str | None = None
     _started_job: str | None = None
 
-    def _place(self, *, domain: str, check_interval: int | None = None, **kwargs: Any) -> None:
+    def _place(self, *, domain: str, check_interval: float | None = None, **kwargs: Any) -> None:
         place = places.current()
         size = getattr(place, self.job_kind.lower())
         interval = check_interval or place.poll_seconds
@@ -98,7 +99,7 @@ class _AdoptsItsJob:
             deferrable=True,
             print_log=False,
             check_interval=interval,
-            max_attempts=size.max_runtime_seconds // interval + _POLLS_BEYOND_RUNTIME,
+            max_attempts=int(size.max_runtime_seconds / interval) + _POLLS_BEYOND_RUNTIME,
             action_if_job_exists="fail",
             multiple_outputs=True,
             **kwargs,

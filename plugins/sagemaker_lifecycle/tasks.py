@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import NEVER_EXPIRE
@@ -188,7 +189,9 @@ def plan_scoring(domain: Domain, context: Context) -> dict[str, Any]:
     """Which model scores which days, as of which instant.
 
     The model: the approved package asked for, else the live champion, else the newest approved; skips where there is none. The days: those
-    asked for, else the last day of the features that the triggering run wrote, else the last day that has features.
+    asked for, else the last day of the features that the triggering run wrote, else the last day that has features. Where several runs of
+    ``ingest_data`` wait for one of this (it was paused, or busy), from the earliest of their last days on, but no more days back than
+    ``ingest_data`` itself makes up for.
 
     Returns ``model_package``, ``model`` (S3 URI), ``first_day``, ``last_day``, ``as_of``.
     """
@@ -199,17 +202,20 @@ def plan_scoring(domain: Domain, context: Context) -> dict[str, Any]:
         raise AirflowSkipException(f"{domain.name} has no approved model yet: run {domain.name}.train_model and approve its model first")
     if asked:
         _refuse_unless_approved(domain, package)
-    first, told = params["first_day"] or params["last_day"], {}
+    first, last, told = params["first_day"] or params["last_day"], params["last_day"], {}
     if not first:
         events = [event for events in (context.get("triggering_asset_events") or {}).values() for event in events]
-        told = max((event.extra for event in events if event.extra.get("last_day")), key=lambda extra: extra["last_day"], default={})
-        first = told.get("last_day") or _last_feature_day(domain)
+        written = sorted((event.extra for event in events if event.extra.get("last_day")), key=lambda extra: extra["last_day"])
+        told = written[-1] if written else {}
+        last = told.get("last_day") or _last_feature_day(domain)
+        earliest = (date.fromisoformat(last) - domain.schedules.lookback).isoformat()
+        first = min((extra["last_day"] for extra in written if extra["last_day"] >= earliest), default=last)
     as_of = resolve(params["as_of"] or told.get("as_of"), run.data_interval_end, run.logical_date, run.run_after)
     return {
         "model_package": package.arn,
         "model": package.model,
         "first_day": first,
-        "last_day": params["last_day"] or first,
+        "last_day": last or first,
         "as_of": iso(as_of),
     }
 
@@ -241,6 +247,8 @@ def tell_of_queues(result: dict[str, Any]) -> None:
             place.browser_url(day["queue_page"]),
             place.browser_url(day["queue_csv"]),
         )
+        if day["features_are_stale"]:
+            log.warning("%s: scored with features that are older than what was ingested since: its queue may lack events", day["day"])
 
 
 def run_smoke_test(endpoint: str, smoke_test: str) -> None:

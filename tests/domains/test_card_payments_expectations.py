@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from include import domains
 from include.domains.card_payments.domain import DOMAIN
 from include.domains.card_payments.simulator import Simulation, deliveries, simulate
 from include.jobs.quality import QualityChecks, SuiteResult
+from include.lifecycle.features import compute_features, feature_names
 
 EXPECTATIONS = domains.part("card_payments", "expectations")
 RAW = EXPECTATIONS.raw_expectations()
@@ -125,6 +128,13 @@ GOOD_FEATURES = {
     **{f"customer_id_avg_amount_{days}day_window": 41.5 for days in WINDOWS},
     **{f"terminal_id_nb_tx_{days}day_window": 0.0 for days in WINDOWS},
     **{f"terminal_id_risk_{days}day_window": 0.0 for days in WINDOWS},
+    "tx_amount": 41.5, "tx_during_weekend": 0.0, "tx_during_night": 1.0,
+    "customer_id_avg_amount_matured": 41.5, "amount_to_avg_matured": 1.0, "amount_zscore_matured": 0.5, "amount_to_avg_earlier_30day": 1.0,
+    "amount_to_avg_7day": 1.0, "amount_zscore_30day": -0.5, "amount_to_largest_earlier_30day": 0.4, "largest_earlier_7day_to_avg_matured": 2.0,
+    "customer_id_nb_tx_matured": 40.0,
+    "terminal_id_days_since_last_matured_genuine": 7.0 - 1e-11, "terminal_id_matured_frauds_since_genuine": 2.0,
+    "terminal_id_days_since_fraud_run_began": 30.0 + 1e-11, "terminal_id_days_since_last_known_fraud": 0.0,
+    "terminal_id_smallest_fraud_known_21day": 0.0,
     "distance_from_home": 3.5,
 }  # fmt: skip
 IMPOSSIBLE = [
@@ -137,17 +147,71 @@ IMPOSSIBLE = [
     *((f"terminal_id_nb_tx_{days}day_window", -1.0) for days in WINDOWS),
     *((f"terminal_id_risk_{days}day_window", 1.01) for days in WINDOWS),
     *((f"terminal_id_risk_{days}day_window", -0.01) for days in WINDOWS),
+    ("tx_amount", -0.01),
+    ("tx_during_weekend", 2.0),
+    ("tx_during_night", 0.5),
+    ("customer_id_avg_amount_matured", -1.0),
+    ("amount_to_avg_matured", -0.1),
+    ("amount_to_avg_earlier_30day", -0.1),
+    ("amount_to_avg_7day", -0.1),
+    ("amount_zscore_30day", 1_001.0),
+    ("amount_zscore_30day", -1_001.0),
+    ("amount_to_largest_earlier_30day", -0.1),
+    ("largest_earlier_7day_to_avg_matured", -0.1),
+    ("customer_id_nb_tx_matured", -1.0),
+    ("terminal_id_days_since_last_matured_genuine", 6.9),
+    ("terminal_id_days_since_last_matured_genuine", 37.1),
+    ("terminal_id_matured_frauds_since_genuine", -1.0),
+    ("terminal_id_days_since_fraud_run_began", 6.9),
+    ("terminal_id_days_since_fraud_run_began", 30.1),
+    ("terminal_id_days_since_last_known_fraud", -0.1),
+    ("terminal_id_days_since_last_known_fraud", 37.1),
+    ("terminal_id_smallest_fraud_known_21day", -0.01),
     ("distance_from_home", 142.1),
 ]
+UNKNOWN = (
+    "customer_id_avg_amount_matured", "amount_to_avg_matured", "amount_zscore_matured", "amount_to_avg_earlier_30day", "amount_zscore_30day",
+    "amount_to_largest_earlier_30day", "largest_earlier_7day_to_avg_matured", "terminal_id_days_since_last_matured_genuine",
+    "terminal_id_days_since_fraud_run_began", "terminal_id_days_since_last_known_fraud", "terminal_id_smallest_fraud_known_21day",
+    "distance_from_home",
+)  # fmt: skip
+"""Features of a customer's first payment, at a terminal's first."""
+
+
+def test_every_feature_is_expected_something(quality: QualityChecks, tmp_path: Path) -> None:
+    """Of every column that ``features.sql`` makes; and what it makes of simulated payments passes, without a warning."""
+    payments = simulate(50, 2_500, FIRST_DAY, seed=5)
+    connection = duckdb.connect(config={"threads": 1})
+    connection.execute("SET TimeZone = 'UTC'")
+    known = "AS available_at, {0} AS delivered_at, 'f' AS source"
+    files = {}
+    for name, columns, time in (
+        ("transactions", "* EXCLUDE (tx_fraud), tx_datetime AS event_time", "tx_datetime"),
+        ("labels", "CAST(transaction_id AS VARCHAR) AS event_id, label, decided_at - INTERVAL 7 DAY AS event_time", "decided_at"),
+        ("customers", "*", "TIMESTAMPTZ '1900-01-01'"),
+        ("terminals", "*", "TIMESTAMPTZ '1900-01-01'"),
+    ):
+        connection.register(f"{name}_rows", getattr(payments, name))
+        files[name] = [tmp_path / f"{name}.parquet"]
+        connection.execute(f"COPY (SELECT {columns}, {time} {known.format(time)} FROM {name}_rows) TO '{files[name][0]}' (FORMAT parquet)")
+    sql = domains.features_sql(DOMAIN.name)
+    table = compute_features(connection, DOMAIN, sql, files, datetime(9999, 1, 1, tzinfo=UTC), FIRST_DAY, payments.last_day)
+    expectations = EXPECTATIONS.feature_expectations()
+    assert set(feature_names(DOMAIN, table.column_names)) <= {expectation.column for expectation in expectations}
+    assert set(table.column_names) == set(GOOD_FEATURES)
+    assert all(table[name].null_count < table.num_rows for name in UNKNOWN), "or the rules were asked of nothing"
+    assert quality.check(table.to_pandas(), "simulated features", expectations) == SuiteResult()
 
 
 def test_impossible_features_are_found_and_others_pass(quality: QualityChecks) -> None:
-    faults = [*({column: value} for column, value in IMPOSSIBLE), {}, {"distance_from_home": None}, {"terminal_id_risk_1day_window": 1.0}]
+    faults = [*({column: value} for column, value in IMPOSSIBLE), {}, dict.fromkeys(UNKNOWN), {"terminal_id_risk_1day_window": 1.0}]
     rows = pd.DataFrame([{**GOOD_FEATURES, "event_id": str(number), **fault} for number, fault in enumerate(faults)])
     found = quality.check(rows, "features", EXPECTATIONS.feature_expectations())
     assert {position: reasons[0].split(":")[0] for position, reasons in found.row_failures.items()} == {
         position: column for position, (column, _) in enumerate(IMPOSSIBLE)
     }
     assert all(len(reasons) == 1 for reasons in found.row_failures.values())
+    first = pd.DataFrame([{**GOOD_FEATURES, **dict.fromkeys(UNKNOWN, float("nan"))}])
+    assert quality.check(first, "the first day of all", EXPECTATIONS.feature_expectations()) == SuiteResult()
     twice = quality.check(pd.DataFrame([GOOD_FEATURES, GOOD_FEATURES]), "the same event twice", EXPECTATIONS.feature_expectations())
     assert set(twice.row_failures) == {0, 1}

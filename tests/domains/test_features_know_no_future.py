@@ -12,6 +12,7 @@ from time_checks import leaks, looks_back_too_far
 
 from include import domains
 from include.lifecycle import features, portable_sql
+from include.lifecycle.domain import LABELS_TABLE
 
 LEAKS = {
     # a label before it is available
@@ -42,7 +43,7 @@ def planted(history: History, columns: dict[str, str]) -> str:
     """The domain's SQL with more columns."""
     domain = history.domain
     honest = portable_sql.parse(domains.features_sql(domain.name), [table.name for table in domain.landing_tables]).sql("duckdb")
-    reference = next(table.name for table in domain.tables if table.kind == "reference")
+    reference = next((table.name for table in domain.tables if table.kind == "reference"), LABELS_TABLE)
     return f"""
         WITH honest AS ({honest}),
         own AS (SELECT event_id, MAX(label) AS label FROM labels GROUP BY event_id),

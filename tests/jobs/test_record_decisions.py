@@ -136,6 +136,8 @@ def test_a_file_with_any_fault_is_refused_whole(scored: ObjectStore, tmp_path: P
     far = {**good, "event_time": "2031-01-01T00:00:00Z", "decided_at": "2031-02-01T00:00Z"}
     refused("line 3: no event of 2031-01-01 was ever scored", {0: good, 1: far})
     refused("line 2: decided at 2026-03-30T00:00:00Z, before the event", {0: {**good, "decided_at": "2026-03-30T00:00Z"}, 1: good})
+    late = {**good, "decided_at": "2062-04-14T09:00Z"}
+    refused("line 3: decided at 2062-04-14T09:00:00Z, more than 366 days after the event was scored", {0: good, 1: late})
     refused("the label of all .* events is empty", {})
     with pytest.raises(JobError, match=r"nowhere\.csv: No such file"):
         record(scored, tmp_path / "nowhere.csv", "--land")

@@ -31,6 +31,7 @@ from include.lifecycle.review_queue import QueuedEvent
 from include.stores.layout import Layout
 from include.stores.objects import ObjectStore
 from include.stores.partitions import Partitions
+from include.stores.stale_features import StaleFeatures
 
 DOMAIN = domains.get("auto_claims")
 DAY = date(2026, 4, 2)
@@ -107,6 +108,19 @@ def test_a_day_of_very_many_events_has_reasons_for_its_queue_only(own_claims: Ob
     assert 0 < sum(queued) < len(queued)
     wanted = [why if chosen else None for why, chosen in zip(everywhere["reasons"].to_pylist(), queued, strict=True)]
     assert found["reasons"].to_pylist() == wanted
+
+
+def test_a_day_whose_features_are_older_than_its_events_says_so(own_claims: ObjectStore) -> None:
+    before = score(own_claims, DAY - timedelta(days=1), "--last-day", str(DAY))
+    assert before["days_with_stale_features"] == []
+    warning = "after the features of this day were computed"
+    assert warning not in own_claims.get(LAYOUT.review_queue(DAY, "queue.html")).decode()
+    StaleFeatures(own_claims, LAYOUT).add([Days(DAY, DAY + timedelta(days=3))])
+    after = score(own_claims, DAY - timedelta(days=1), "--last-day", str(DAY))
+    assert after["days_with_stale_features"] == [str(DAY)]
+    assert [day["features_are_stale"] for day in after["days"]] == [False, True]
+    assert warning in own_claims.get(LAYOUT.review_queue(DAY, "queue.html")).decode()
+    assert warning not in own_claims.get(LAYOUT.review_queue(DAY - timedelta(days=1), "queue.html")).decode()
 
 
 def test_the_same_inputs_give_the_same_bytes(own_claims: ObjectStore) -> None:
@@ -232,7 +246,7 @@ def test_a_known_fraud_marks_its_entity_from_when_it_was_known_until_it_is_withd
 
 def test_a_sources_texts_cannot_become_part_of_the_page() -> None:
     event = QueuedEvent(1, "<script>x</script>", datetime(2026, 3, 12, tzinfo=UTC), "<b>", 5.0, 0.5, 1.0, (), datetime(2026, 3, 1, tzinfo=UTC))
-    facts = {"day": "2026-03-12", "rows": 1, "capacity": 1, "expected_benefit": 1.0, "model_has_seen_the_day": False}
+    facts = {"day": "2026-03-12", "rows": 1, "capacity": 1, "expected_benefit": 1.0, "model_has_seen_the_day": False, "features_are_stale": False}
     for domain in (DOMAIN, replace(DOMAIN, entity="customer")):
         page = queue_page(domain, [event], facts, "<i>model", "<u>as of")
         assert not any(text in page for text in ("<script", "<b>", "<i>model", "<u>as"))

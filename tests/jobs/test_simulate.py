@@ -67,6 +67,22 @@ def test_history_and_then_days(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert result["tables"]["claims"]["rows"] == 600
 
 
+def test_another_simulation_of_the_day_replaces_the_file_whatever_its_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def landed() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "claims").rglob("claims.*"))
+
+    simulate(tmp_path, capsys)
+    assert landed() == ["claims.csv"]
+    monkeypatch.setattr(job, "PARQUET_ROWS", 500)
+    simulate(tmp_path, capsys)
+    assert landed() == ["claims.parquet"], "two files of one day would be ingested as contradictions and corrections"
+    monkeypatch.undo()
+    simulate(tmp_path, capsys)
+    assert landed() == ["claims.csv"]
+
+
 def test_events_can_be_numbered_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     simulate(tmp_path, capsys, "--first-id", "1001")
     landed = pd.read_csv(tmp_path / "claims" / "dt=2026-02-09" / "claims.csv")

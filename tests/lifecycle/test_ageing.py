@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 from datetime import UTC, date, datetime, timedelta
 from math import exp, factorial
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.lifecycle import metrics
+from include.lifecycle import ageing, metrics
 from include.lifecycle.ageing import (
     Cell,
     Matrix,
@@ -71,6 +72,26 @@ def test_counts_are_poisson_and_belong_to_the_name() -> None:
     some = names[[7, 2_999, 7]]
     fewer_codes, fewer = cluster_counts(some)
     np.testing.assert_array_equal(fewer[:, fewer_codes], counts[:, codes][:, [7, 2_999, 7]])
+
+
+def test_counts_of_very_many_clusters_take_little_memory_beside_themselves() -> None:
+    names = np.array([f"card {number}" for number in range(10_000)])
+    tracemalloc.start()
+    _, counts = cluster_counts(names)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * counts.nbytes, "as floats they would be eight times as much"
+
+
+def test_few_resamples_at_once_give_the_same_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = random_events(np.random.default_rng(3), 60)
+    scores = np.random.default_rng(4).random(60)
+    whole = measure_cell(events, scores, ECONOMICS, *cluster_counts(events.groups))
+    monkeypatch.setattr(ageing, "_COUNTS_AT_ONCE", 1_000)
+    parts = measure_cell(events, scores, ECONOMICS, *cluster_counts(events.groups))
+    assert parts.metrics == whole.metrics
+    for name, draws in whole.draws.items():
+        np.testing.assert_allclose(parts.draws[name], draws, rtol=1e-12)
 
 
 def random_events(generator: np.random.Generator, size: int, fraud: float = 0.2) -> Events:

@@ -3,14 +3,14 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from include import domains
-from include.lifecycle.decisions import Decision, DecisionsError, check_scored, read_decisions
+from include.lifecycle.decisions import LONGEST_REVIEW, Decision, DecisionsError, ScoredDay, check_scored, read_decisions
 from include.lifecycle.domain import Column
 from include.lifecycle.review_queue import QueuedEvent, queue_csv
 
@@ -120,7 +120,7 @@ def test_files_that_cannot_be_read(body: bytes, message: str) -> None:
 
 def test_decisions_are_on_events_that_were_scored() -> None:
     decisions = read(file("1,2026-03-31T12:00:00Z,1,,,", "2,2026-03-31T12:00:00Z,1,,,", "3,2026-03-31T12:00:00Z,0,,,", "4,2026-03-30T12:00:00Z,0,,,"))
-    scored = {date(2026, 3, 31): {"1": NOON, "3": NOON.replace(hour=13)}}
+    scored = {date(2026, 3, 31): ScoredDay({"1": NOON, "3": NOON.replace(hour=13)}, LATER)}
     with pytest.raises(DecisionsError) as error:
         check_scored(decisions, scored.get)
     said = str(error.value).splitlines()[1:]
@@ -129,6 +129,17 @@ def test_decisions_are_on_events_that_were_scored() -> None:
     assert "line 4: event 3 happened at 2026-03-31T13:00:00Z, the file says 2026-03-31T12:00:00Z" in said[1]
     assert "line 5: no event of 2026-03-30 was ever scored" in said[2]
     check_scored(decisions[:1], scored.get)
+
+
+@pytest.mark.parametrize(("after", "taken"), [(timedelta(days=-1), True), (LONGEST_REVIEW, True), (LONGEST_REVIEW + timedelta(seconds=1), False)])
+def test_a_decision_long_after_the_scoring_is_a_mistyped_date(after: timedelta, taken: bool) -> None:
+    decisions = read(file("1,2026-03-31T12:00:00Z,1,,,"))
+    scored = {date(2026, 3, 31): ScoredDay({"1": NOON}, decisions[0].decided_at - after)}
+    if taken:
+        check_scored(decisions, scored.get)
+    else:
+        with pytest.raises(DecisionsError, match=r"line 2: decided at .*, more than 366 days after the event was scored"):
+            check_scored(decisions, scored.get)
 
 
 TEXT_IDS = replace(

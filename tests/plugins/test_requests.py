@@ -132,6 +132,7 @@ def test_settings_that_cannot_be_used_say_why(tmp_path: Path) -> None:
         (good.replace('instance_type = "ml.m5.large"', "instance = 1"), r"\[endpoint\]: unknown key 'instance'"),
         (good.replace('bucket = "fraud-lifecycle"', ""), "bucket"),
         (good.replace('"fraud-lifecycle"', '"${NO_SUCH_VARIABLE}"'), "NO_SUCH_VARIABLE is not set"),
+        (good.replace('"duckdb"', '"pandas"'), "features_engine is 'pandas': wants duckdb or spark"),
         ("not toml", "settings file"),
     ]:
         path = tmp_path / "place.toml"

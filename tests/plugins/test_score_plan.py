@@ -59,8 +59,12 @@ def test_the_live_model_scores_the_last_day_that_ingestion_wrote(monkeypatch: py
     assert planned(monkeypatch, [live, package(2)], told=[TOLD])["model_package"] == package(2).arn, "nothing is live: the newest approved"
     later = {**TOLD, "last_day": "2026-03-31", "as_of": "2026-04-03T00:00:00Z"}
     nothing = {**TOLD, "first_day": None, "last_day": None}
-    several = planned(monkeypatch, [live], told=[TOLD, later, nothing, {}])
-    assert (several["first_day"], several["as_of"]) == ("2026-03-31", "2026-04-03T00:00:00Z"), "runs that came meanwhile are one run"
+    several = planned(monkeypatch, [live], told=[later, TOLD, nothing, {}])
+    assert (several["first_day"], several["last_day"], several["as_of"]) == ("2026-03-30", "2026-03-31", "2026-04-03T00:00:00Z"), (
+        "the days of all runs that came meanwhile"
+    )
+    long_ago = {**TOLD, "last_day": "2026-01-31"}
+    assert planned(monkeypatch, [live], told=[long_ago, TOLD])["first_day"] == "2026-03-30", "no further back than ingestion's lookback"
 
 
 def test_a_person_names_days_model_and_instant(monkeypatch: pytest.MonkeyPatch) -> None:

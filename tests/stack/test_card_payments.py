@@ -61,9 +61,9 @@ def test_a_backfill_says_how_its_models_aged(payments: Demo, backfill: Backfill)
     assert found["models"] == 2
     ageing = payments.objects.get_json(payments.objects.key(found["reports"]["ageing"]))
     assert {(cell["as_of"][:10], cell["first_day"], cell["age"]) for cell in ageing["cells"]} == {
-        ("2026-02-18", "2026-02-18", 1),
-        ("2026-02-18", "2026-02-25", 2),
-        ("2026-02-25", "2026-02-25", 1),
+        ("2026-02-18", "2026-02-19", 0),
+        ("2026-02-18", "2026-02-26", 1),
+        ("2026-02-25", "2026-02-26", 0),
     }
 
 
