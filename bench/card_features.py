@@ -9,8 +9,8 @@ the whole table of features:
 - **pandas**: the fifteen inputs as the book's text makes them (Le Borgne et al. 2022, Fraud Detection Handbook, §3.4: apply on weekend and
   night; group by customer, and by terminal, and roll time windows over each group), written for this comparison. It runs in our
   environment, as pandas is ours already, on one processor, as pandas does;
-- **the job**: ``build-features`` itself over ten million simulated payments, from S3 (MiniStack) to S3 with its expectations; then the run of
-  one day after all this history. Its peak memory is its own high-water mark.
+- **the job**: ``build-features`` itself over ten million simulated payments, from S3 (MiniStack) to S3 with its expectations and its default
+  share of memory for DuckDB; then the run of one day after all this history. Its peak memory is its own high-water mark.
 """
 
 from __future__ import annotations
@@ -45,8 +45,6 @@ INPUTS = (
     *(f"terminal_id_{what}_{days}day_window" for days in WINDOWS for what in ("nb_tx", "risk")),
 )  # fmt: skip
 ROUNDS = 3
-JOB_MEMORY = "2GB"
-"""DuckDB's share of the job's memory; pandas and Great Expectations hold half a million rows beside it."""
 
 
 # What is measured: each function runs in a process of its own and prints one line of JSON
@@ -182,7 +180,7 @@ def build(folder: Path, first_day: str, last_day: str) -> dict[str, Any]:
     started = time.perf_counter()
     result_uri = f"s3://{os.environ['FRAUD_BUCKET']}/result.json"
     as_of = f"{date.fromisoformat(last_day) + timedelta(days=1)}T00:00:00Z"
-    options = {"domain": DOMAIN, "first-day": first_day, "last-day": last_day, "as-of": as_of, "memory-limit": JOB_MEMORY, "result": result_uri}
+    options = {"domain": DOMAIN, "first-day": first_day, "last-day": last_day, "as-of": as_of, "result": result_uri}
     status = jobs_main(["build-features", *(word for name, value in options.items() for word in (f"--{name}", value))])
     if status:
         raise RuntimeError(f"build-features ended with {status}")

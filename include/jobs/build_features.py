@@ -1,7 +1,9 @@
 """build-features: one row of features for each event of an interval of days, as of an instant, into ``features/dt=<event day>/``.
 
-Reads only the days from the first minus the domain's feature history to the last. The features' expectations come first: a critical one
-that fails stops the job before anything is written; warnings are counted. Each day is written whole, and the same rows give the same bytes.
+Reads only the days from the first minus the domain's feature history to the last, and computes a long interval in parts, each from its own
+days and the history before them, which gives the same values in bounded memory. All lies on the job's disk before anything is written, and
+the features' expectations come first: a critical one that fails stops the job, and nothing is written; warnings are counted. Each day is
+written whole, and the same rows give the same bytes.
 A day of the interval that has no event as of the instant keeps no partition: one that an earlier run left is removed.
 
 Every partition has the same columns. When ``features.sql`` has changed them since other days were written, the job stops and says so;
@@ -15,27 +17,33 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from include import domains
 from include.jobs.context import JobContext, JobError, instant
-from include.jobs.curated import download_curated, features_sql, tables_needed
+from include.jobs.curated import CuratedFiles, download_curated, features_sql, tables_needed
 from include.jobs.feature_engine import feature_engine
 from include.jobs.quality import QualityChecks
 from include.lifecycle.as_of import Days, iso
+from include.lifecycle.domain import Domain
 from include.lifecycle.features import FEATURES, FeatureError, feature_names, fetch, materialise_features, open_database
 from include.lifecycle.names import digest
 from include.lifecycle.portable_sql import PortableSqlError
 from include.stores.partitions import Partitions
 from include.stores.stale_features import StaleFeatures
 
-_ROWS_AT_ONCE = 500_000
-"""How many rows are checked and written at a time, beside DuckDB's share of memory: whole days of this many rows, or one day."""
+_ROWS_COMPUTED_AT_ONCE = 2_000_000
+"""How many events are computed at a time, their history read beside them: whole days of this many events, or one day."""
+_ROWS_CHECKED_AT_ONCE = 500_000
+"""How many rows Great Expectations and pandas hold at a time: whole days of this many rows, or one day."""
+_MEMORY = "2GB"
+"""DuckDB's share of memory where ``--memory-limit`` does not say."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,28 +51,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--last-day", required=True, type=date.fromisoformat, help="last event day, UTC, included")
     parser.add_argument("--as-of", required=True, type=instant, help="ISO 8601 instant; nothing that became known later is used")
     parser.add_argument("--rebuild", action="store_true", help="compute every day, after features.sql has changed its columns")
-    parser.add_argument("--memory-limit", help="the engine's share of memory, such as 3GB; beyond it, it spills to disk")
+    parser.add_argument(
+        "--memory-limit", help=f"the engine's share of memory, such as 3GB; beyond it, it spills to disk (DuckDB: {_MEMORY})"
+    )
 
 
 def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     domain = context.domain
     stored = Partitions(context.objects, context.layout.features)
     days = _interval(options, context, stored)
-    with tempfile.TemporaryDirectory() as scratch, open_database(Path(scratch) / "spill", options.memory_limit) as connection:
+    with tempfile.TemporaryDirectory() as scratch:
         sql = features_sql(context)
         try:
             curated = download_curated(context, tables_needed(context, sql), days.first, days.last, Path(scratch) / "curated")
-            bytes_read = sum(path.stat().st_size for paths in curated.paths.values() for path in paths)
             with feature_engine(Path(scratch) / "spark", options.memory_limit) as engine:
-                columns = materialise_features(connection, domain, sql, curated.paths, options.as_of, days.first, days.last, engine)
+                written: dict[date, Path] = {}
+                for part in _parts(domain, curated, days):
+                    with open_database(Path(scratch) / "spill", options.memory_limit or _MEMORY) as connection:
+                        files = _files(domain, curated, part)
+                        columns = materialise_features(connection, domain, sql, files, options.as_of, part.first, part.last, engine)
+                        if not written:
+                            _check_same_columns(stored, days, columns)
+                        written |= _write_files(connection, Path(scratch) / "features")
         except (FeatureError, PortableSqlError) as error:
             raise JobError(str(error)) from error
-        _check_same_columns(stored, days, columns)
-        counts = _counts(connection)
+        counts = {day: pq.read_metadata(path).num_rows for day, path in written.items()}
         identity = digest([days.first.isoformat(), days.last.isoformat(), iso(options.as_of)])
-        warnings, data_docs = _check_expectations(connection, context, counts, context.layout.report("build-features", identity))
-        for first, last in _batches(counts):
-            stored.write_all((day, _rows(connection, day, day)) for day in counts if first <= day <= last)
+        warnings, data_docs = _check_expectations(written, counts, context, context.layout.report("build-features", identity))
+        stored.upload_all(written)
+        bytes_read = sum(path.stat().st_size for paths in curated.paths.values() for path in paths)
     for day in stored.versions(days.first, days.last):
         if day not in counts:
             context.objects.delete(stored.key(day))
@@ -107,19 +122,41 @@ def _check_same_columns(stored: Partitions, days: Days, columns: Sequence[str]) 
         )
 
 
-def _counts(connection: duckdb.DuckDBPyConnection) -> dict[date, int]:
-    """Event day → rows, in order."""
-    query = f"SELECT CAST(event_time AS DATE) AS day, count(*) FROM {FEATURES} GROUP BY day ORDER BY day"  # noqa: S608 -- a constant
-    return dict(connection.execute(query).fetchall())
+def _event_days(curated: CuratedFiles, table: str) -> dict[date, Path]:
+    """The table's files by their days, in order."""
+    return dict(zip(map(date.fromisoformat, curated.versions[table]), curated.paths[table], strict=True))
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, first: date, last: date) -> pa.Table:
-    within = f"CAST(event_time AS DATE) BETWEEN DATE '{first}' AND DATE '{last}'"
-    return fetch(connection, f"SELECT * FROM {FEATURES} WHERE {within} ORDER BY event_time, event_id")  # noqa: S608 -- dates
+def _parts(domain: Domain, curated: CuratedFiles, days: Days) -> list[Days]:
+    """The days that have events in parts of ``_ROWS_COMPUTED_AT_ONCE``; without events the interval as it is, for its columns."""
+    files = _event_days(curated, domain.event_table)
+    counts = {day: pq.read_metadata(path).num_rows for day, path in files.items() if day in days}
+    return [Days(first, last) for first, last in _batches(counts, _ROWS_COMPUTED_AT_ONCE)] or [days]
+
+
+def _files(domain: Domain, curated: CuratedFiles, part: Days) -> dict[str, list[Path]]:
+    """What the part's features are computed from: of event tables and labels its days and the history before them, of other tables all."""
+    first = part.first - domain.feature_history
+    return {
+        name: [path for day, path in _event_days(curated, name).items() if domain.table(name).kind != "event" or first <= day <= part.last]
+        for name in curated.paths
+    }
+
+
+def _write_files(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[date, Path]:
+    """The computed rows as a Parquet file for each event day, in order: equal rows become equal bytes."""
+    folder.mkdir(exist_ok=True)
+    days = connection.execute(f"SELECT DISTINCT CAST(event_time AS DATE) AS day FROM {FEATURES} ORDER BY day").fetchall()  # noqa: S608 -- a constant
+    files = {day: folder / f"dt={day}.parquet" for (day,) in days}
+    for day, path in files.items():
+        within = f"event_time >= TIMESTAMP '{day}' AND event_time < TIMESTAMP '{day + timedelta(days=1)}'"
+        rows = fetch(connection, f"SELECT * FROM {FEATURES} WHERE {within} ORDER BY event_time, event_id")  # noqa: S608 -- a date
+        pq.write_table(rows, path, compression="zstd")
+    return files
 
 
 def _check_expectations(
-    connection: duckdb.DuckDBPyConnection, context: JobContext, counts: dict[date, int], prefix: str
+    files: dict[date, Path], counts: dict[date, int], context: JobContext, prefix: str
 ) -> tuple[list[dict[str, Any]], str | None]:
     """The warnings, each with the days it was seen in where there are several frames, and the Data Docs' URI (None without rows).
     JobError for a critical failure."""
@@ -129,8 +166,8 @@ def _check_expectations(
     if not counts:
         return warnings, None
     with QualityChecks() as checks:
-        for first, last in _batches(counts):
-            frame = _rows(connection, first, last).to_pandas()
+        for first, last in _batches(counts, _ROWS_CHECKED_AT_ONCE):
+            frame = pa.concat_tables(pq.read_table(files[day]) for day in files if first <= day <= last).to_pandas()
             result = checks.check(frame, f"features {first} to {last}", expectations)
             warnings += [{**warning, "first_day": str(first), "last_day": str(last)} for warning in result.warnings]
             failures += [f"{first} to {last}: {failure}" for failure in result.table_failures]
@@ -153,12 +190,12 @@ def _row_failures(event_ids: Sequence[str], found: dict[int, tuple[str, ...]]) -
     return [f"{reason}: {len(ids)} row(s), such as event {ids[0]}" for reason, ids in sorted(by_expectation.items())]
 
 
-def _batches(counts: dict[date, int]) -> Iterator[tuple[date, date]]:
-    """Runs of days of ``_ROWS_AT_ONCE`` rows at most, or of one day."""
+def _batches(counts: dict[date, int], at_once: int) -> Iterator[tuple[date, date]]:
+    """Runs of days of ``at_once`` rows at most, or of one day."""
     first: date | None = None
     last, size = date.min, 0
     for day, rows in counts.items():
-        if first is not None and size + rows > _ROWS_AT_ONCE:
+        if first is not None and size + rows > at_once:
             yield first, last
             first, size = None, 0
         first, last, size = first or day, day, size + rows

@@ -20,6 +20,7 @@ from urllib.error import URLError
 
 from include.domains import catalogue
 from include.laptop.processes import ProcessTable, Service, StackError, clean_environment
+from include.lifecycle.processors import VARIABLE, usable_processors
 from include.settings import ROOT, load
 
 PREFERRED_PORTS = {"airflow": 8080, "ministack": 4566, "sagemaker": 4580}
@@ -298,7 +299,8 @@ class Stack:
         image = {
             "command": [sys.executable, "-m", "include.jobs"],
             "working_directory": str(ROOT),
-            "environment": {**self._python_environment},
+            # two jobs at once share this machine, as they would not share an instance
+            "environment": {**self._python_environment, VARIABLE: str(max(1, usable_processors() // 2))},
             "preload": list(PRELOADED),
         }
         (self.home / "images.json").write_text(json.dumps({self.settings.image_uri: image}, indent=1))

@@ -1,9 +1,9 @@
 """The part of SQL that a domain's ``features.sql`` is written in: what DuckDB and Spark answer alike.
 
-One SELECT (with CTEs) over the domain's tables. Joins, aggregates, window functions with ``ROWS`` or ``RANGE BETWEEN INTERVAL … PRECEDING``
-frames, CASE, and the functions in ``FUNCTIONS``. The list names what is allowed instead of what is not: engines agree on less than their
-parsers accept (``log`` is base 10 in DuckDB and natural in Spark, ``dayofweek`` counts from 0 or from 1), and a feature that changes with
-the engine is worse than one that is refused.
+One SELECT (with CTEs) over the domain's tables. Joins, aggregates, window functions with ``ROWS`` or ``RANGE BETWEEN … PRECEDING`` frames
+(of an interval, or of a number, which may be written as a product of literals), CASE, and the functions in ``FUNCTIONS``. The list names
+what is allowed instead of what is not: engines agree on less than their parsers accept (``log`` is base 10 in DuckDB and natural in Spark,
+``dayofweek`` counts from 0 or from 1), and a feature that changes with the engine is worse than one that is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.optimizer.annotate_types import annotate_types
 from sqlglot.optimizer.qualify import qualify
+from sqlglot.optimizer.simplify import simplify
 
 FUNCTIONS: tuple[type[exp.Expression], ...] = (
     # aggregates
@@ -28,6 +29,8 @@ FUNCTIONS: tuple[type[exp.Expression], ...] = (
     exp.Length, exp.Lower, exp.Replace, exp.StartsWith, exp.Substring, exp.Trim, exp.Upper,
     # time
     exp.DateDiff, exp.DateTrunc, exp.Day, exp.Extract, exp.Hour, exp.Minute, exp.Month, exp.TimestampTrunc, exp.TimeToUnix, exp.Year,
+    # several values as one, which a window function then carries together
+    exp.Struct,
     # types
     exp.Cast, exp.TryCast,
 )  # fmt: skip
@@ -111,7 +114,12 @@ def to_spark(statement: exp.Expression | str) -> str:
 
 
 def _as_spark(node: exp.Expr) -> exp.Expr:
-    """Where SQLGlot's translation means something else: ``epoch`` keeps the fraction of a second, Spark's ``unix_timestamp`` drops it."""
+    """Where SQLGlot's translation means something else: ``epoch`` keeps the fraction of a second, Spark's ``unix_timestamp`` drops it. And a
+    frame's bounds as the literals that Spark wants."""
+    if isinstance(node, exp.WindowSpec):
+        for end in ("start", "end"):
+            if isinstance(bound := node.args.get(end), exp.Binary):
+                node.set(end, simplify(bound))
     if isinstance(node, exp.TimeToUnix):
         zoned = exp.cast(node.this.copy(), exp.DataType.Type.TIMESTAMPLTZ)
         return exp.paren(exp.Div(this=exp.Anonymous(this="UNIX_MICROS", expressions=[zoned]), expression=exp.Literal.number("1e6")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -49,7 +49,10 @@ class Partitions:
         """Replaces the day's rows. The caller has put them in a definite order: equal tables become equal bytes."""
         buffer = io.BytesIO()
         pq.write_table(rows, buffer, compression="zstd")
-        self._objects.put(self.key(day), buffer.getvalue(), "application/vnd.apache.parquet")
+        self._put(day, buffer.getvalue())
+
+    def _put(self, day: date, content: bytes) -> None:
+        self._objects.put(self.key(day), content, "application/vnd.apache.parquet")
 
     def delete(self, day: date) -> None:
         """Takes the day's partition away, where there is one."""
@@ -60,6 +63,12 @@ class Partitions:
         which running again repairs."""
         with ThreadPoolExecutor(_TRANSFERS) as pool:
             for _ in pool.map(lambda item: self.write(*item), days):
+                pass
+
+    def upload_all(self, files: Mapping[date, Path]) -> None:
+        """The same with Parquet files on disk, as they are."""
+        with ThreadPoolExecutor(_TRANSFERS) as pool:
+            for _ in pool.map(lambda day: self._put(day, files[day].read_bytes()), files):
                 pass
 
     def download(self, into: Path, first: date | None = None, last: date | None = None) -> list[Path]:

@@ -257,6 +257,25 @@ def test_a_day_alone_equals_that_day_of_everything(tmp_path: Path, offset: int) 
     pd.testing.assert_frame_equal(alone, everything.loc[alone.index], check_exact=True)
 
 
+def test_a_fraud_that_is_reported_late_is_not_looked_for_beyond_the_history(tmp_path: Path) -> None:
+    """Reported after 35 days, the first fraud is in nobody's 38 days of history when the last payment is scored."""
+    days, amounts = [0, 40, 45], [1.0, 50.0, 20.0]
+    payments = pd.DataFrame({
+        "transaction_id": [1, 2, 3],
+        "tx_datetime": [FIRST + timedelta(days=day) for day in days],
+        "customer_id": [1, 2, 3],
+        "terminal_id": 7,
+        "tx_amount": amounts,
+        "tx_fraud": [1, 1, 0],
+    })  # fmt: skip
+    versions = [(1, 1, FIRST + timedelta(days=35)), (2, 1, FIRST + timedelta(days=44))]
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "recent").mkdir()
+    whole = computed(tmp_path / "whole", payments, versions)
+    recent = computed(tmp_path / "recent", payments.iloc[1:], versions[1:])
+    assert whole.loc[3, "terminal_id_smallest_fraud_known_21day"] == recent.loc[3, "terminal_id_smallest_fraud_known_21day"] == 50
+
+
 def test_amounts_against_the_customers_own_history(tmp_path: Path) -> None:
     """Payments of 10, 30 and 20 twenty, ten and eight days ago, 50 two days ago, and 100 now."""
     ages, amounts = [20, 10, 8, 2, 0], [10.0, 30.0, 20.0, 50.0, 100.0]

@@ -4,6 +4,7 @@ by name, and the order in which rows come changes nothing."""
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,7 @@ def test_the_same_bytes_however_many_processors_compute(
     sql = domains.features_sql(history.domain.name)
     tables = []
     for count in (1, *[processors] * 3):
-        monkeypatch.setattr(features, "PROCESSORS", count)
+        monkeypatch.setattr(features, "usable_processors", partial(int, count))
         with features.open_database(tmp_path / "spill") as connection:
             tables.append(features.compute_features(connection, history.domain, sql, files, history.end, days[0], days[-1]))
     assert all(table.equals(tables[0]) for table in tables)

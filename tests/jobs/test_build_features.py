@@ -13,7 +13,9 @@ from claims_store import DOMAIN, LAYOUT, contents, land, run, simulated
 from include import domains
 from include.jobs import build_features
 from include.jobs.context import JobError
+from include.lifecycle.as_of import Days
 from include.stores.objects import ObjectStore
+from include.stores.stale_features import StaleFeatures
 
 FIRST, LAST = date(2026, 1, 1), date(2026, 1, 12)
 AS_OF = "2026-02-01T00:00:00Z"
@@ -56,6 +58,16 @@ def test_a_partition_for_each_day_of_events(store: ObjectStore) -> None:
     assert store.exists(store.key(result["data_docs"]))
 
 
+def test_what_was_built_is_not_stale_any_more(store: ObjectStore) -> None:
+    stale = StaleFeatures(store, LAYOUT)
+    assert stale.days() == [Days(FIRST, LAST)], "as ingest has marked them"
+    build(store, FIRST, date(2026, 1, 4))
+    assert stale.days() == [Days(date(2026, 1, 5), LAST)]
+    build(store)
+    assert stale.days() == []
+    assert stale.as_json()["features_as_of"] == AS_OF
+
+
 def test_again_or_day_by_day_gives_the_same_bytes(store: ObjectStore) -> None:
     build(store)
     whole = written(store)
@@ -84,10 +96,11 @@ def test_days_without_events_keep_no_partition(store: ObjectStore) -> None:
     assert len(written(store)) == 12
 
 
-def test_several_batches_give_the_same_bytes(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", ["_ROWS_COMPUTED_AT_ONCE", "_ROWS_CHECKED_AT_ONCE"])
+def test_several_parts_give_the_same_bytes(store: ObjectStore, at_once: str, monkeypatch: pytest.MonkeyPatch) -> None:
     build(store)
     whole = written(store)
-    monkeypatch.setattr(build_features, "_ROWS_AT_ONCE", 70)
+    monkeypatch.setattr(build_features, at_once, 70)
     result = build(store)
     assert written(store) == whole
     assert result["rows"] == 240

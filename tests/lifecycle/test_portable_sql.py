@@ -24,6 +24,11 @@ TABLES = ["claims", "customers"]
             "SELECT COUNT(*) OVER ( PARTITION BY a ORDER BY b NULLS LAST"
             " RANGE BETWEEN INTERVAL '30' DAY PRECEDING AND CURRENT ROW ) AS n FROM claims",
         ),
+        (  # Spark takes no arithmetic in a frame's bounds
+            "SELECT SUM(a) OVER (ORDER BY b RANGE BETWEEN 7 * 86400 - 1 PRECEDING AND 2 * 5 FOLLOWING) AS n FROM claims",
+            "SELECT SUM(a) OVER (ORDER BY b NULLS LAST RANGE BETWEEN 604799 PRECEDING AND 10 FOLLOWING) AS n FROM claims",
+        ),
+        ("SELECT STRUCT_PACK(n := a, m := b) AS s FROM claims", "SELECT STRUCT(a AS n, b AS m) AS s FROM claims"),
     ],
 )
 def test_in_spark(sql: str, spark: str) -> None:

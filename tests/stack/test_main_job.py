@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stack_jobs import list_jobs
 
 from include.laptop.airflow_api import AirflowApi
 from include.laptop.demo import Demo
@@ -242,6 +241,19 @@ def subscribe_to_alerts(stack: Stack) -> Callable[[], list[str]]:
         return [json.loads(message["Body"])["Message"] for message in found]
 
     return told
+
+
+def list_jobs(stack: Stack) -> list[str]:
+    client = stack.client("sagemaker")
+    training = [
+        job["TrainingJobName"] for page in client.get_paginator("list_training_jobs").paginate() for job in page["TrainingJobSummaries"]
+    ]
+    processing = [
+        job["ProcessingJobName"]
+        for page in client.get_paginator("list_processing_jobs").paginate()
+        for job in page["ProcessingJobSummaries"]
+    ]
+    return training + processing
 
 
 def running_job(sagemaker: Any) -> str | None:

@@ -3,7 +3,8 @@
 --
 -- Nothing looks back further than 37 days, or at a payment that comes later; of payments at the same instant, the one with the smaller
 -- transaction_id comes first. Sums over a window are differences of running sums: of whole numbers, so that they are exact and the same
--- whatever was summed before. The windows of w days are open on the left: (now - w, now].
+-- whatever was summed before; to look one up is faster than to sum again. The windows of w days are open on the left: (now - w, now].
+-- An instant is in microseconds since 1970, of which a day has 86400000000: engines order and compare integers fastest.
 WITH
 -- From when until when a payment was known to be fraud. A report that confirms one still standing changes nothing.
 fraud_labels AS (
@@ -49,116 +50,145 @@ payments AS (
         t.terminal_id,
         t.tx_amount,
         EPOCH(t.event_time) / 86400 AS day_number,
+        CAST(FLOOR(EPOCH(t.event_time) * 1000000 + 0.5) AS BIGINT) AS instant,
         CAST(FLOOR(t.tx_amount * 100 + 0.5) AS DOUBLE) AS cents,
         CASE WHEN f.transaction_id IS NULL THEN 0 ELSE 1 END AS matures_as_fraud
     FROM transactions AS t
     LEFT JOIN matured_frauds AS f ON f.transaction_id = t.transaction_id
 ),
-of_customer AS (
+paid_so_far AS (
     SELECT
         *,
-        COUNT(*) OVER so_far AS nb,
-        SUM(cents) OVER so_far AS total,
-        SUM(cents * cents) OVER so_far AS squares,
-        COUNT(*) OVER before_1day AS nb_before_1day,
-        SUM(cents) OVER before_1day AS total_before_1day,
-        COUNT(*) OVER before_7day AS nb_before_7day,
-        SUM(cents) OVER before_7day AS total_before_7day,
-        SUM(cents * cents) OVER before_7day AS squares_before_7day,
-        COUNT(*) OVER before_30day AS nb_before_30day,
-        SUM(cents) OVER before_30day AS total_before_30day,
-        SUM(cents * cents) OVER before_30day AS squares_before_30day,
+        ROW_NUMBER() OVER in_order AS nb,
+        SUM(cents) OVER in_order AS total,
+        SUM(cents * cents) OVER in_order AS squares
+    FROM payments
+    WINDOW in_order AS (PARTITION BY customer_id ORDER BY instant, transaction_id ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+),
+of_customer AS (
+    -- Running counts and sums only grow, so the largest is the last, whichever of two payments of one instant comes first.
+    SELECT
+        *,
+        MAX(nb) OVER before_1day AS nb_before_1day,
+        MAX(total) OVER before_1day AS total_before_1day,
+        MAX(nb) OVER before_7day AS nb_before_7day,
+        MAX(total) OVER before_7day AS total_before_7day,
+        MAX(nb) OVER before_30day AS nb_before_30day,
+        MAX(total) OVER before_30day AS total_before_30day,
+        MAX(squares) OVER before_7day AS squares_before_7day,
+        MAX(squares) OVER before_30day AS squares_before_30day,
         MAX(tx_amount) OVER earlier_7day AS largest_7day,
         MAX(tx_amount) OVER earlier_30day AS largest_30day
-    FROM payments
+    FROM paid_so_far
     WINDOW
-        so_far AS (PARTITION BY customer_id ORDER BY event_time, transaction_id ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
-        before_1day AS (PARTITION BY customer_id ORDER BY event_time RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL 1 DAY PRECEDING),
-        before_7day AS (PARTITION BY customer_id ORDER BY event_time RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL 7 DAY PRECEDING),
-        before_30day AS (PARTITION BY customer_id ORDER BY event_time RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL 30 DAY PRECEDING),
-        -- in seconds, as Spark wants both ends in one unit
-        earlier_7day AS (PARTITION BY customer_id ORDER BY event_time RANGE BETWEEN INTERVAL 604800 SECOND PRECEDING AND INTERVAL 1 SECOND PRECEDING),
-        earlier_30day AS (PARTITION BY customer_id ORDER BY event_time RANGE BETWEEN INTERVAL 2592000 SECOND PRECEDING AND INTERVAL 1 SECOND PRECEDING)
+        before_1day AS (PARTITION BY customer_id ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND 1 * 86400000000 PRECEDING),
+        before_7day AS (PARTITION BY customer_id ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND 7 * 86400000000 PRECEDING),
+        before_30day AS (PARTITION BY customer_id ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND 30 * 86400000000 PRECEDING),
+        earlier_7day AS (PARTITION BY customer_id ORDER BY instant RANGE BETWEEN 7 * 86400000000 PRECEDING AND 1000000 PRECEDING),
+        earlier_30day AS (PARTITION BY customer_id ORDER BY instant RANGE BETWEEN 30 * 86400000000 PRECEDING AND 1000000 PRECEDING)
 ),
 -- A run: frauds of a terminal one after another, without a genuine payment or a week of silence between them.
 in_runs AS (
     SELECT
         transaction_id,
-        event_time,
+        instant,
         terminal_id,
         day_number,
         matures_as_fraud,
-        SUM(matures_as_fraud) OVER so_far AS frauds_so_far,
         CASE
             WHEN matures_as_fraud = 1
                 AND (COALESCE(LAG(matures_as_fraud) OVER in_order, 0) = 0 OR day_number - LAG(day_number) OVER in_order > 7)
             THEN day_number
         END AS run_began
     FROM payments
-    WINDOW
-        so_far AS (PARTITION BY terminal_id ORDER BY event_time RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
-        in_order AS (PARTITION BY terminal_id ORDER BY event_time, transaction_id)
+    WINDOW in_order AS (PARTITION BY terminal_id ORDER BY instant, transaction_id)
+),
+standing_frauds AS (
+    -- The last and the smallest fraud are of those that were ever reported: one that was withdrawn since counts until it is too old. One that
+    -- was reported after more than 16 days is left out of the smallest: 21 days after its report, it would be older than 37.
+    SELECT
+        terminal_id,
+        CASE WHEN known_from <= event_time + INTERVAL 16 DAY THEN tx_amount END AS tx_amount,
+        EPOCH(event_time) / 86400 AS day_number,
+        CAST(FLOOR(EPOCH(known_from) * 1000000 + 0.5) AS BIGINT) AS known_from,
+        CAST(FLOOR(EPOCH(known_until) * 1000000 + 0.5) AS BIGINT) AS known_until
+    FROM known_frauds
+    WHERE known_from < known_until
 ),
 -- A terminal's payments, the frauds that become known, and those that leave a window again, each at its instant.
 at_terminal AS (
     SELECT
-        terminal_id, event_time AS instant, transaction_id, day_number, matures_as_fraud, frauds_so_far, run_began,
+        terminal_id, instant, transaction_id, day_number, matures_as_fraud, run_began,
         0 AS frauds_1day, 0 AS frauds_7day, 0 AS frauds_30day, NULL AS fraud_day_number, NULL AS fraud_amount
     FROM in_runs
     UNION ALL
-    SELECT terminal_id, known_from, NULL, NULL, NULL, NULL, NULL, 1, 1, 1, EPOCH(event_time) / 86400, tx_amount
-    FROM known_frauds WHERE known_from < known_until
+    SELECT terminal_id, known_from, NULL, NULL, NULL, NULL, 1, 1, 1, day_number, tx_amount FROM standing_frauds
     UNION ALL
-    SELECT terminal_id, LEAST(known_until, known_from + INTERVAL 1 DAY), NULL, NULL, NULL, NULL, NULL, -1, 0, 0, NULL, NULL
-    FROM known_frauds WHERE known_from < known_until
+    SELECT terminal_id, LEAST(known_until, known_from + 1 * 86400000000), NULL, NULL, NULL, NULL, -1, 0, 0, NULL, NULL FROM standing_frauds
     UNION ALL
-    SELECT terminal_id, LEAST(known_until, known_from + INTERVAL 7 DAY), NULL, NULL, NULL, NULL, NULL, 0, -1, 0, NULL, NULL
-    FROM known_frauds WHERE known_from < known_until
+    SELECT terminal_id, LEAST(known_until, known_from + 7 * 86400000000), NULL, NULL, NULL, NULL, 0, -1, 0, NULL, NULL FROM standing_frauds
     UNION ALL
-    SELECT terminal_id, LEAST(known_until, known_from + INTERVAL 30 DAY), NULL, NULL, NULL, NULL, NULL, 0, 0, -1, NULL, NULL
-    FROM known_frauds WHERE known_from < known_until
+    SELECT terminal_id, LEAST(known_until, known_from + 30 * 86400000000), NULL, NULL, NULL, NULL, 0, 0, -1, NULL, NULL FROM standing_frauds
+),
+known_at_terminal AS (
+    SELECT
+        terminal_id,
+        instant,
+        transaction_id,
+        day_number,
+        matures_as_fraud,
+        run_began,
+        SUM(matures_as_fraud) OVER so_far AS frauds,
+        SUM(frauds_1day) OVER so_far AS frauds_1day,
+        SUM(frauds_7day) OVER so_far AS frauds_7day,
+        SUM(frauds_30day) OVER so_far AS frauds_30day,
+        MAX(fraud_day_number) OVER last_30day AS last_fraud,
+        MIN(fraud_amount) OVER last_21day AS smallest_fraud
+    FROM at_terminal
+    WINDOW
+        so_far AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
+        last_21day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN 21 * 86400000000 PRECEDING AND CURRENT ROW),
+        last_30day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN 30 * 86400000000 PRECEDING AND CURRENT ROW)
 ),
 of_terminal AS (
     SELECT
         transaction_id,
         day_number,
-        COUNT(transaction_id) OVER before_7day AS nb_before_7day,
-        COUNT(transaction_id) OVER before_8day AS nb_before_8day,
-        COUNT(transaction_id) OVER before_14day AS nb_before_14day,
-        COUNT(transaction_id) OVER before_37day AS nb_before_37day,
-        SUM(matures_as_fraud) OVER before_7day AS frauds_before_7day,
-        SUM(matures_as_fraud) OVER before_37day AS frauds_before_37day,
+        frauds_1day,
+        frauds_7day,
+        frauds_30day,
+        last_fraud,
+        smallest_fraud,
+        COUNT(*) OVER before_7day AS nb_before_7day,
+        COUNT(*) OVER before_8day AS nb_before_8day,
+        COUNT(*) OVER before_14day AS nb_before_14day,
+        COUNT(*) OVER before_37day AS nb_before_37day,
+        LAST_VALUE(frauds) OVER before_7day AS frauds_before_7day,
+        LAST_VALUE(frauds) OVER before_37day AS frauds_before_37day,
         MAX(CASE WHEN matures_as_fraud = 0 THEN day_number END) OVER matured AS last_genuine,
-        MAX(CASE WHEN matures_as_fraud = 0 THEN frauds_so_far END) OVER matured AS frauds_before_last_genuine,
-        MAX(run_began) OVER matured_30day AS run_began,
-        SUM(frauds_1day) OVER known AS frauds_1day,
-        SUM(frauds_7day) OVER known AS frauds_7day,
-        SUM(frauds_30day) OVER known AS frauds_30day,
-        MAX(fraud_day_number) OVER known_30day AS last_fraud,
-        MIN(fraud_amount) OVER known_21day AS smallest_fraud
-    FROM at_terminal
+        MAX(CASE WHEN matures_as_fraud = 0 THEN frauds END) OVER matured AS frauds_before_last_genuine,
+        MAX(run_began) OVER matured_30day AS run_began
+    FROM known_at_terminal
+    WHERE transaction_id IS NOT NULL
     WINDOW
-        known AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
-        known_21day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN INTERVAL 21 DAY PRECEDING AND CURRENT ROW),
-        known_30day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN INTERVAL 30 DAY PRECEDING AND CURRENT ROW),
-        before_7day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL 7 DAY PRECEDING),
-        before_8day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL 8 DAY PRECEDING),
-        before_14day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL 14 DAY PRECEDING),
-        before_37day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL 37 DAY PRECEDING),
-        matured AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN INTERVAL 37 DAY PRECEDING AND INTERVAL 7 DAY PRECEDING),
-        matured_30day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN INTERVAL 30 DAY PRECEDING AND INTERVAL 7 DAY PRECEDING)
+        before_7day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND 7 * 86400000000 PRECEDING),
+        before_8day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND 8 * 86400000000 PRECEDING),
+        before_14day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND 14 * 86400000000 PRECEDING),
+        before_37day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND 37 * 86400000000 PRECEDING),
+        matured AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN 37 * 86400000000 PRECEDING AND 7 * 86400000000 PRECEDING),
+        matured_30day AS (PARTITION BY terminal_id ORDER BY instant RANGE BETWEEN 30 * 86400000000 PRECEDING AND 7 * 86400000000 PRECEDING)
 ),
 customer_windows AS (
     SELECT
         *,
-        nb - nb_before_1day AS nb_1day,
+        nb - COALESCE(nb_before_1day, 0) AS nb_1day,
         total - COALESCE(total_before_1day, 0) AS total_1day,
-        nb - nb_before_7day AS nb_7day,
+        nb - COALESCE(nb_before_7day, 0) AS nb_7day,
         total - COALESCE(total_before_7day, 0) AS total_7day,
-        nb - nb_before_30day AS nb_30day,
+        nb - COALESCE(nb_before_30day, 0) AS nb_30day,
         total - COALESCE(total_before_30day, 0) AS total_30day,
         squares - COALESCE(squares_before_30day, 0) AS squares_30day,
-        nb_before_7day - nb_before_30day AS nb_matured,
+        COALESCE(nb_before_7day, 0) - COALESCE(nb_before_30day, 0) AS nb_matured,
         total_before_7day - COALESCE(total_before_30day, 0) AS total_matured,
         squares_before_7day - COALESCE(squares_before_30day, 0) AS squares_matured
     FROM of_customer
