@@ -8,15 +8,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from bench import auto_claims, handbook
+from bench import reference
 
 BENCHES = ("dag_parsing", "jobs", "serving", "auto_claims", "handbook", "card_features", "simulation", "backfill")
 
 
 def main() -> int:
     """0: all that ran ended well; 1: one failed, or missed a goal that it insists on."""
-    payments = handbook.reference_data()
-    absent = {"auto_claims": auto_claims.reference_data() is None, "handbook": payments is None}
+    payments = reference.payments()
+    absent = {"auto_claims": reference.claims() is None, "handbook": payments is None}
     failed = []
     for name in BENCHES:
         if absent.get(name):

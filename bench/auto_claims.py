@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import pandas as pd
 import xgboost
 from sklearn.model_selection import StratifiedKFold
 
+from bench import reference
 from bench.report import Figure, publish
 from include import domains
 from include.domains.auto_claims.domain import CLAIMS, CUSTOMERS, DOMAIN
@@ -67,13 +67,6 @@ class Scores:
     scores: Array
     roc_auc: Array
     average_precision: Array
-
-
-def reference_data() -> Path | None:
-    """The folder of the reference claims: ``auto_claims`` under FRAUD_REFERENCE_DATA or beside the repository, or None."""
-    beside = Path(__file__).parents[1].parent / "shared" / "data"
-    folder = Path(os.environ.get("FRAUD_REFERENCE_DATA", beside)) / "auto_claims"
-    return folder if (folder / "claims.csv").is_file() else None
 
 
 def reference_features(data: Path, year: int | None = REFERENCE_YEAR, delivered: date = date(2020, 1, 1)) -> pd.DataFrame:
@@ -255,7 +248,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.auto_claims", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=reference_data(), help="folder with claims.csv and customers.csv")
+    parser.add_argument("--data", type=Path, default=reference.claims(), help="folder with claims.csv and customers.csv")
     options = parser.parse_args()
     if options.data is None or not (options.data / "claims.csv").is_file():
         parser.error("no reference claims: give --data, a folder with claims.csv and customers.csv, or set FRAUD_REFERENCE_DATA")

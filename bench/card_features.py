@@ -6,7 +6,7 @@ the whole table of features:
 
 - **ours**: ``features.sql`` by the function that every job uses, its checks among the time, on every processor as in a job; the fifteen
   published inputs alone, and all;
-- **pandas**: the fifteen inputs as the book's text makes them (Le Borgne et al. 2022, Fraud Detection Handbook, §3.4: apply on weekend and
+- **pandas**: the fifteen inputs as the book's text makes them (Le Borgne et al. 2022, Fraud Detection Handbook, §3.3: apply on weekend and
   night; group by customer, and by terminal, and roll time windows over each group), written for this comparison. It runs in our
   environment, as pandas is ours already, on one processor, as pandas does;
 - **the job**: ``build-features`` itself over ten million simulated payments, from S3 (MiniStack) to S3 with its expectations and its default
@@ -28,6 +28,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from bench.reference import INPUTS
 from bench.report import Figure, publish
 from include.laptop.stack import READY_SECONDS, Stack
 from include.settings import ROOT
@@ -39,11 +40,6 @@ CUSTOMERS, TERMINALS = 5_000, 10_000
 SEED = 0
 WINDOWS = (1, 7, 30)
 DELAY = 7
-INPUTS = (
-    "tx_amount", "tx_during_weekend", "tx_during_night",
-    *(f"customer_id_{what}_{days}day_window" for days in WINDOWS for what in ("nb_tx", "avg_amount")),
-    *(f"terminal_id_{what}_{days}day_window" for days in WINDOWS for what in ("nb_tx", "risk")),
-)  # fmt: skip
 ROUNDS = 3
 
 

@@ -23,7 +23,6 @@ lies before the first test week; what it shows decided what stands in ``model.py
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,8 @@ import numpy.typing as npt
 import pandas as pd
 import xgboost
 
+from bench import reference
+from bench.reference import INPUTS
 from bench.report import Figure, publish
 from include import domains
 from include.domains.card_payments.domain import DOMAIN, TRANSACTIONS
@@ -52,11 +53,6 @@ WEEK = timedelta(days=7)
 CARDS_A_DAY = 100
 SINGLE_SPLIT = date(2018, 8, 8)
 TEST_STARTS = tuple(SINGLE_SPLIT + week * WEEK for week in range(4))
-INPUTS = (
-    "tx_amount", "tx_during_weekend", "tx_during_night",
-    *(f"customer_id_{what}_{days}day_window" for days in (1, 7, 30) for what in ("nb_tx", "avg_amount")),
-    *(f"terminal_id_{what}_{days}day_window" for days in (1, 7, 30) for what in ("nb_tx", "risk")),
-)  # fmt: skip
 PUBLISHED = {"objective": "binary:logistic", "tree_method": "exact", "base_score": 0.5}
 PUBLISHED_BEST = {**PUBLISHED, "max_depth": 3, "eta": 0.1}
 PUBLISHED_DEFAULT = {**PUBLISHED, "max_depth": 6, "eta": 0.3}
@@ -102,13 +98,6 @@ class Fold:
     test_start: date
     training: Array
     test: Array
-
-
-def reference_data() -> Path | None:
-    """The published payments: a Parquet file in ``card_payments`` under FRAUD_REFERENCE_DATA or beside the repository, or None."""
-    beside = Path(__file__).parents[1].parent / "shared" / "data"
-    files = sorted((Path(os.environ.get("FRAUD_REFERENCE_DATA", beside)) / "card_payments").glob("transactions_*.parquet"))
-    return files[0] if files else None
 
 
 def read_payments(path: Path) -> pd.DataFrame:
@@ -321,12 +310,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.handbook", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=reference_data(), help="Parquet or CSV with the published columns")
+    parser.add_argument("--data", type=Path, default=reference.payments(), help="Parquet or CSV with the published columns")
     parser.add_argument("--test-starts", type=_dates, help="first days of test weeks, separated by commas (default: the book's, or the last four)")
     parser.add_argument("--choose", action="store_true", help="compare choices on the weeks before the first test week; writes nothing")
     options = parser.parse_args()
-    if options.data is None or not options.data.is_file():
+    if options.data is None:
         parser.error("no payments: give --data, a file with the published columns, or set FRAUD_REFERENCE_DATA")
+    if not options.data.is_file():
+        parser.error(f"--data {options.data}: no such file")
     try:
         return run(options.data, options.test_starts, options.choose)
     except PaymentsError as error:

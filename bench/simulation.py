@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -32,6 +31,7 @@ import numpy.typing as npt
 import pandas as pd
 import xgboost
 
+from bench import reference
 from bench.report import Figure, publish
 from include import domains
 from include.domains.card_payments import fraud
@@ -183,15 +183,9 @@ def _changes() -> None:
     publish("simulation_changes", figures | kept)
 
 
-def published_payments() -> Path | None:
-    """The published payments, in ``card_payments`` under FRAUD_REFERENCE_DATA or beside the repository, or None."""
-    folder = Path(os.environ.get("FRAUD_REFERENCE_DATA", ROOT.parent / "shared" / "data")) / "card_payments"
-    return next(iter(sorted(folder.glob("transactions_*.parquet"))), None)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=published_payments(), help="the published payments, a Parquet file")
+    parser.add_argument("--data", type=Path, default=reference.payments(), help="the published payments, a Parquet file")
     parser.add_argument(
         "--measure", nargs=3, type=int, metavar=("CUSTOMERS", "TERMINALS", "DAYS"), help="one size, in this process; prints JSON"
     )

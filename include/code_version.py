@@ -16,6 +16,8 @@ def code_version(domain: str) -> str:
     process. Another domain's files are not among them."""
     content = hashlib.sha256()
     folders = [*(_ROOT / part for part in _SHARED), _ROOT / "domains" / domain]
-    for path in sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".sql"}):
+    shared_by_domains = (_ROOT / "domains").glob("*.py")
+    files = [*shared_by_domains, *(path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".sql"})]
+    for path in sorted(files):
         content.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return content.hexdigest()[:12]

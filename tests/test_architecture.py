@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -164,3 +165,18 @@ def test_names_are_what_sagemaker_takes() -> None:
         sagemaker_name("x" * 64)
     with pytest.raises(ValueError, match="is not a SageMaker name"):
         sagemaker_name("_")
+
+
+def test_what_domains_share_is_part_of_every_domains_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Otherwise a job of other expectations would be taken for the same job, and adopted."""
+    from include import code_version
+
+    shutil.copytree(ROOT / "include", tmp_path / "include", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code_version, "_ROOT", tmp_path / "include")
+    version = code_version.code_version.__wrapped__
+    before = version("auto_claims")
+    (tmp_path / "include" / "domains" / "card_payments" / "model.py").write_text("")
+    assert version("auto_claims") == before
+    with (tmp_path / "include" / "domains" / "expecting.py").open("a") as file:
+        file.write("\n# changed\n")
+    assert version("auto_claims") != before

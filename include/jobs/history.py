@@ -80,6 +80,7 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     """The sentence, how many models and periods there are, and where the reports lie (none where the models are too young for any period)."""
     if options.period_days < 1:
         raise JobError(f"--period-days {options.period_days}: a period has at least one day")
+    _ = context.objects  # without a bucket there is no asking the registry either, and this says what is missing
     models = _models(options, context)
     folder = _output(options, context, models)
     as_of, last_day = _known(options, context)

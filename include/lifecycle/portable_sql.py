@@ -29,8 +29,6 @@ FUNCTIONS: tuple[type[exp.Expression], ...] = (
     exp.Length, exp.Lower, exp.Replace, exp.StartsWith, exp.Substring, exp.Trim, exp.Upper,
     # time
     exp.DateDiff, exp.DateTrunc, exp.Day, exp.Extract, exp.Hour, exp.Minute, exp.Month, exp.TimestampTrunc, exp.TimeToUnix, exp.Year,
-    # several values as one, which a window function then carries together
-    exp.Struct,
     # types
     exp.Cast, exp.TryCast,
 )  # fmt: skip

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as every
-from bench import auto_claims, handbook
+from bench import reference
 
 
 def test_it_runs_every_bench_and_leaves_out_what_wants_absent_data(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(every.__file__).parent
-    assert set(every.BENCHES) == {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__", "report"}
+    assert set(every.BENCHES) == {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__", "reference", "report"}
     ran: list[list[str]] = []
 
     def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
@@ -35,7 +35,7 @@ def test_it_runs_every_bench_and_leaves_out_what_wants_absent_data(
     (tmp_path / "card_payments").mkdir()
     payments = tmp_path / "card_payments" / "transactions_2018.parquet"
     payments.touch()
-    assert (auto_claims.reference_data(), handbook.reference_data()) == (tmp_path / "auto_claims", payments)
+    assert (reference.claims(), reference.payments()) == (tmp_path / "auto_claims", payments)
     ran.clear()
     every.main()
     assert [command[0] for command in ran] == [f"bench.{name}" for name in every.BENCHES]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.auto_claims import reference_data
+from bench import reference as published
 from include.domains.auto_claims.simulator import Simulation, simulate
 
 FIRST_DAY = date(2026, 1, 1)
@@ -16,7 +16,7 @@ FIRST_DAY = date(2026, 1, 1)
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """The folder of the 5,000 reference claims."""
-    folder = reference_data()
+    folder = published.claims()
     if folder is None:
         pytest.skip("no reference claims: set FRAUD_REFERENCE_DATA or put shared/data beside the repository")
     return folder

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.simulation import published_payments
+from bench import reference
 from include import domains
 from include.domains.card_payments.domain import DOMAIN
 from include.domains.card_payments.simulator import Simulation, deliveries, simulate
@@ -40,7 +40,7 @@ def test_every_table_is_expected_something(quality: QualityChecks) -> None:
 
 
 def test_no_published_payment_is_refused_or_warns(quality: QualityChecks) -> None:
-    file = published_payments()
+    file = reference.payments()
     if file is None:
         pytest.skip("no published payments: set FRAUD_REFERENCE_DATA or put shared/data beside the repository")
     published = pd.read_parquet(file).rename(columns=str.lower)

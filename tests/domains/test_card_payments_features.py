@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.handbook import INPUTS, read_payments, reference_data
+from bench import reference
+from bench.handbook import read_payments
+from bench.reference import INPUTS
 from include import domains
 from include.domains.card_payments.domain import DOMAIN
 from include.lifecycle import portable_sql
@@ -131,7 +133,7 @@ def test_the_published_inputs_are_the_books(tmp_path: Path, step_hours: int) -> 
 
 
 def test_the_published_inputs_are_the_books_on_published_payments(tmp_path: Path) -> None:
-    data = reference_data()
+    data = reference.payments()
     if data is None:
         pytest.skip("no published payments: set FRAUD_REFERENCE_DATA or put shared/data beside the repository")
     payments = read_payments(data)

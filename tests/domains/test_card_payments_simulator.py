@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ks_2samp
 
-from bench.simulation import published_payments
+from bench import reference
 from include.domains.card_payments import fraud, population
 from include.domains.card_payments.domain import CUSTOMERS, DOMAIN, TERMINALS, TRANSACTIONS
 from include.domains.card_payments.simulator import CHANGES, Simulation, deliveries, simulate, simulate_population
@@ -137,7 +137,7 @@ def test_small_populations_have_frauds_in_proportion() -> None:
 
 @pytest.fixture(scope="module")
 def published() -> pd.DataFrame:
-    file = published_payments()
+    file = reference.payments()
     if file is None:
         pytest.skip("no published payments: set FRAUD_REFERENCE_DATA or put shared/data beside the repository")
     return pd.read_parquet(file).rename(columns=str.lower)

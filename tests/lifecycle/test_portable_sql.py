@@ -28,7 +28,6 @@ TABLES = ["claims", "customers"]
             "SELECT SUM(a) OVER (ORDER BY b RANGE BETWEEN 7 * 86400 - 1 PRECEDING AND 2 * 5 FOLLOWING) AS n FROM claims",
             "SELECT SUM(a) OVER (ORDER BY b NULLS LAST RANGE BETWEEN 604799 PRECEDING AND 10 FOLLOWING) AS n FROM claims",
         ),
-        ("SELECT STRUCT_PACK(n := a, m := b) AS s FROM claims", "SELECT STRUCT(a AS n, b AS m) AS s FROM claims"),
     ],
 )
 def test_in_spark(sql: str, spark: str) -> None:

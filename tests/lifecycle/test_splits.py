@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -11,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench import reference
 from include.lifecycle.domain import Label, TrainingWindow
 from include.lifecycle.labelled import KNOWN_FRAUDS, LABELLED, label_events
 from include.lifecycle.splits import PARTS, SPLIT, TimeSplit, split_by_time
 
-REPOSITORY = Path(__file__).parents[2]
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -133,12 +131,12 @@ def test_no_rows(database: duckdb.DuckDBPyConnection) -> None:
 def test_the_handbooks_published_protocol(database: duckdb.DuckDBPyConnection) -> None:
     """Trained on 25 to 31 July 2018, tested on 8 to 14 August: 67,240 payments with 598 frauds and 58,264 with 385 (Le Borgne et al. 2022,
     Fraud Detection Handbook, §5.2)."""
-    files = list((Path(os.environ.get("FRAUD_REFERENCE_DATA", REPOSITORY.parent / "shared" / "data")) / "card_payments").glob("*.parquet"))
-    if not files:
+    published = reference.payments()
+    if published is None:
         pytest.skip("no published payments: set FRAUD_REFERENCE_DATA or put shared/data beside the repository")
     database.execute(f"""
         CREATE OR REPLACE TEMP TABLE payments AS SELECT CAST(TRANSACTION_ID AS VARCHAR) AS event_id, TX_DATETIME AS event_time,
-            CAST(CUSTOMER_ID AS VARCHAR) AS group_id, TX_FRAUD AS label FROM read_parquet('{files[0]}')
+            CAST(CUSTOMER_ID AS VARCHAR) AS group_id, TX_FRAUD AS label FROM read_parquet('{published}')
     """)
     database.execute("""
         CREATE OR REPLACE TEMP TABLE labels AS SELECT event_id, label, event_time, event_time + INTERVAL 7 DAY AS available_at,
