@@ -11,10 +11,10 @@ the delivery: ``delivered_at`` (TIMESTAMP, UTC, the midnight that ends the deliv
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, get_args
 
 ColumnType = Literal["string", "integer", "float", "timestamp"]
 TableKind = Literal["event", "reference"]
@@ -122,6 +122,7 @@ class Schedules:
     ingest: str | None = "0 4 * * *"
     lookback: timedelta = timedelta(days=7)
     train: str = "0 6 1 * *"
+    monitor: str = "0 7 * * *"
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,76 @@ class Approval:
     response_within: timedelta = timedelta(days=7)
 
 
+FindingKind = Literal[
+    "data_quality",
+    "feature_drift",
+    "score_drift",
+    "multivariate_drift",
+    "quality",
+    "estimated_quality",
+    "concept_drift",
+    "bias_drift",
+    "attribution_drift",
+]
+FINDING_KINDS: tuple[FindingKind, ...] = get_args(FindingKind)
+"""What monitoring can find, worst first."""
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """What is watched, and when people are woken.
+
+    One number sets how often that may happen for nothing: ``false_alarms_per_year``. Each day's window has the share of one day of it, each kind
+    of finding that warns or alarms an equal share of that (they are families of tests), and a family's tests are corrected for their number.
+
+    ``window``: how many days of scored events one analysis looks at, up to its as-of. ``quality_window``: how many days of matured events
+    the measured quality is of; these end a label's maturity before the as-of.
+
+    A drift needs to be significant, and to have a size worth waking someone for:
+
+    - ``minimum_effect``: Jensen-Shannon distance (base 2; 0: equal, 1: nothing in common) between window and baseline, what chance alone adds taken
+      out, of a feature, the score and the multivariate check. .03 is about a shift by .08 standard deviations. ``minimum_effect_of``: by column;
+    - ``minimum_missing``: change in a column's share of missing, infinite, invalid or unseen values;
+    - ``minimum_row_count_ratio``: rows a day below this share of the baseline's, or above its inverse;
+    - ``minimum_quality_loss``: by metric of the evaluation, how much it must have fallen (costs and errors: risen), in the metric's own unit;
+    - ``minimum_bias_change``: change of the difference in review shares between a facet's level and its reference;
+    - ``minimum_ndcg``: attribution drift is found below this normalised discounted cumulative gain of the baseline's ranking of features.
+
+    ``alarm_on``, ``warn_on``: which findings ring the alarm, which only stand in the report and in the log. An alarm rings when the window and the
+    ``windows_in_a_row`` - 1 before it found the same kind, and not again within ``cool_down``.
+
+    ``capture_percentage``: of the endpoint's requests, how many are kept.
+    """
+
+    window: timedelta = timedelta(days=7)
+    quality_window: timedelta = timedelta(days=28)
+    false_alarms_per_year: float = 2.0
+    minimum_effect: float = 0.03
+    minimum_effect_of: Mapping[str, float] = field(default_factory=dict)
+    minimum_missing: float = 0.01
+    minimum_row_count_ratio: float = 0.5
+    minimum_quality_loss: Mapping[str, float] = field(
+        default_factory=lambda: {"average_precision": 0.05, "roc_auc": 0.02, "recall_at_capacity": 0.05, "savings": 0.05}
+    )
+    minimum_bias_change: float = 0.05
+    minimum_ndcg: float = 0.9
+    alarm_on: tuple[FindingKind, ...] = ("data_quality", "feature_drift", "score_drift", "multivariate_drift", "quality", "concept_drift")
+    warn_on: tuple[FindingKind, ...] = ("estimated_quality", "bias_drift", "attribution_drift")
+    windows_in_a_row: int = 2
+    cool_down: timedelta = timedelta(days=14)
+    capture_percentage: int = 100
+
+    @property
+    def families(self) -> int:
+        """Kinds of findings that share the false alarms."""
+        return len({*self.alarm_on, *self.warn_on})
+
+    @property
+    def level(self) -> float:
+        """Significance level of one family of tests on one daily window."""
+        return self.false_alarms_per_year / 365 / self.families
+
+
 @dataclass(frozen=True)
 class Owner:
     name: str
@@ -214,6 +285,7 @@ class Domain:
     schedules: Schedules = field(default_factory=Schedules)
     gate: Gate = field(default_factory=Gate)
     approval: Approval = field(default_factory=Approval)
+    monitoring: Monitoring = field(default_factory=Monitoring)
 
     def __post_init__(self) -> None:
         def refuse(where: str, what: str) -> None:
@@ -251,6 +323,22 @@ class Domain:
         if not self.approval.automatic and not self.approval.approvers:
             refuse("approval", "name at least one approver, or set automatic=True")
         self._check_training(refuse)
+        self._check_monitoring(refuse)
+
+    def _check_monitoring(self, refuse: Callable[[str, str], None]) -> None:
+        policy = self.monitoring
+        if min(policy.window, policy.quality_window) < timedelta(days=1) or policy.windows_in_a_row < 1:
+            refuse("monitoring", "windows want a day at least, and windows_in_a_row one")
+        if not policy.false_alarms_per_year > 0:
+            refuse("monitoring", "false_alarms_per_year must be above 0: no test finds anything without a chance to be wrong")
+        if both := set(policy.alarm_on) & set(policy.warn_on):
+            refuse("monitoring", f"{min(both)!r} is in alarm_on and in warn_on")
+        if unknown := {*policy.alarm_on, *policy.warn_on} - set(FINDING_KINDS):
+            refuse("monitoring", f"no finding is called {min(unknown)!r}; there are {', '.join(FINDING_KINDS)}")
+        if not policy.alarm_on and not policy.warn_on:
+            refuse("monitoring", "alarm_on and warn_on are both empty: then nothing is watched")
+        if not 1 <= policy.capture_percentage <= 100:
+            refuse("monitoring", "capture_percentage wants 1 to 100")
 
     def _check_training(self, refuse: Callable[[str, str], None]) -> None:
         training = self.training

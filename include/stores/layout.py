@@ -10,9 +10,13 @@
              features/dt=<event day>/                  one row per event
              datasets/<id>/                            train, validation, test as of an instant
              models/<job>/output/model.tar.gz          written by SageMaker
+             captured/<endpoint configuration>/        requests and answers of the endpoint, as SageMaker captures them
+             predictions/endpoint/dt=<event day>/      one row per event that the endpoint scored
              predictions/batch/dt=<event day>/         one row per event that a batch scored
              review/dt=<event day>/                    the day's review queue, for analysts
              review/decisions/                         what they decided, and who, as it was recorded
+             monitoring/windows/dt=<last day>/         what each day's window was found to be, by model
+             monitoring/alarms/                        one object an alarm, with its evidence
              reports/<stage>/<id>/                     what a run found: results, Data Docs, evaluation
 """
 
@@ -54,6 +58,14 @@ class Layout:
     def models(self) -> str:
         return f"{self.domain}/models/"
 
+    def captured(self, configuration: str) -> str:
+        """Of one endpoint configuration."""
+        return f"{self.domain}/captured/{configuration}"
+
+    @property
+    def endpoint_predictions(self) -> str:
+        return f"{self.domain}/predictions/endpoint"
+
     @property
     def batch_predictions(self) -> str:
         return f"{self.domain}/predictions/batch"
@@ -63,6 +75,13 @@ class Layout:
 
     def decisions(self, file: str) -> str:
         return f"{self.domain}/review/decisions/{file}"
+
+    @property
+    def monitored_windows(self) -> str:
+        return f"{self.domain}/monitoring/windows"
+
+    def alarm(self, name: str = "") -> str:
+        return f"{self.domain}/monitoring/alarms/{name}"
 
     def report(self, stage: str, identity: str, file: str = "") -> str:
         return f"{self.domain}/reports/{stage}/{identity}/{file}"
