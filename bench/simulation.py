@@ -118,7 +118,7 @@ def _simulations(days: int) -> Iterable[Simulation]:
         yield simulate_population(*SIZES["1_75m"][:2], days, FIRST_DAY, seed)
 
 
-def _features(simulation: Simulation, first_day: date) -> pd.DataFrame:
+def payment_features(simulation: Simulation, first_day: date) -> pd.DataFrame:
     """The domain's features of the payments from ``first_day`` on, each as of its payment, with ``label`` and ``scenario``."""
     transactions, origin = simulation.transactions, pd.Timestamp(0, tz="UTC")
     paid_at = transactions["tx_datetime"].iloc[simulation.labels["transaction_id"] - 1].reset_index(drop=True)
@@ -149,7 +149,7 @@ def _change(name: str) -> dict[str, float]:
     before the change day (``old``) and of the one trained after it (``new``)."""
     change, change_day = (None, None) if name == "none" else (name, FIRST_DAY + timedelta(days=CHANGE_AT))
     simulation = simulate_population(*CHANGE_SIZE, FIRST_DAY, CHANGE_SEED, change, change_day, radius=CHANGE_RADIUS)
-    features = _features(simulation, FIRST_DAY + timedelta(days=OLD_DAYS[0]))
+    features = payment_features(simulation, FIRST_DAY + timedelta(days=OLD_DAYS[0]))
     day = ((features["event_time"] - pd.Timestamp(FIRST_DAY, tz="UTC")) // pd.Timedelta(days=1)).to_numpy()
     names = feature_names(DOMAIN, [column for column in features.columns if column not in {"label", "scenario"}])
     label, tested = features["label"].to_numpy(), day >= TEST_FROM

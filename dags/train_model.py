@@ -7,8 +7,9 @@ history as it would have been; its models go to the history group of the registr
 1. **resolve_as_of**: the instant, whether this is a backfill, and the live champion to beat;
 2. **build_dataset**: matured labels and features as of then, split by time into train, validation and test;
 3. **train**: XGBoost as a Training job, scores calibrated;
-4. **evaluate**: metrics with intervals on the latest events, bias by facet, reasons, the baseline profile for monitoring, and the gate:
-   is the model good enough, and on the same events not worse than the champion? *Report*, under the task's Details, opens it all on one page;
+4. **evaluate**: metrics with intervals on the latest events, bias by facet, reasons, and the gate: is the model good
+   enough, and on the same events not worse than the champion? *Report*, under the task's Details, opens it all on one page. Beside it, **baseline**
+   profiles all events after those learned from, up to the as-of: what `monitor_model` will compare with;
 5. **register**: a model package with metrics, baseline, lineage and as-of. A model that the gate refused is registered as Rejected;
    **announce_history_model** triggers `evaluate_history` when it is a backfill's;
 6. **choose_approval**: the gate's word is enough (**approve**), or a named person is asked (**ask_for_approval**, answered on the task's page),
@@ -91,6 +92,13 @@ def train_model(domain: Domain) -> None:
             writes_to="evaluate",
             report="reports.report",
         )
+        baseline = DomainProcessingOperator(
+            task_id="baseline",
+            domain=domain.name,
+            job="baseline",
+            arguments={"model": train.output["model"], "as-of": run["as_of"]},
+            writes_to="baseline",
+        )
         register = RegisterModelOperator(
             task_id="register",
             domain=domain.name,
@@ -98,6 +106,7 @@ def train_model(domain: Domain) -> None:
             dataset=build_dataset.output,
             training=train.output,
             evaluation=evaluate.output,
+            baseline=baseline.output,
         )
 
         @task(outlets=[assets.history_model(domain.name)])

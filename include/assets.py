@@ -1,8 +1,11 @@
-"""Every asset of the lifecycle: what one DAG leaves and another waits for. Airflow only; nothing else is imported."""
+"""Every asset of the lifecycle: what one DAG leaves and another waits for. Cheap to import."""
 
 from __future__ import annotations
 
-from airflow.sdk import Asset
+from airflow.providers.amazon.aws.triggers.sqs import SqsSensorTrigger
+from airflow.sdk import Asset, AssetWatcher
+
+from include import settings as places
 
 
 def features(domain: str) -> Asset:
@@ -24,3 +27,25 @@ def live_model(domain: str) -> Asset:
 def history_model(domain: str) -> Asset:
     """The models of the past that backfills leave in the registry's history group. Each event's extra: ``model_package``, ``as_of``."""
     return Asset(f"{domain}.history_model", uri=f"fraud://{domain}/history_model", group="model")
+
+
+def drift_alarm(domain: str) -> Asset:
+    """The bell of a domain's drift alarms, which are stored under ``monitoring/alarms/``: read them there, events coalesce. Each event's extra:
+    ``alarm`` (URI), ``kinds``, ``since``."""
+    return Asset(f"{domain}.drift_alarm", uri=f"fraud://{domain}/drift_alarm", group="monitoring")
+
+
+def cloudwatch_alarms() -> Asset:
+    """CloudWatch alarms from outside of Airflow, as they arrive in the place's queue (SNS → SQS). Messages stay in the queue until
+    ``receive_alarms`` has stored what they say; meanwhile they are invisible to the watcher."""
+    place = places.current()
+    trigger = SqsSensorTrigger(
+        sqs_queue=place.alarms_queue_url,
+        aws_conn_id=place.aws_conn_id,
+        max_messages=10,
+        visibility_timeout=900,
+        delete_message_on_reception=False,
+        waiter_delay=max(5, round(20 * place.poll_seconds)),
+        region_name=place.region,
+    )
+    return Asset("cloudwatch_alarms", uri="fraud://cloudwatch_alarms", group="monitoring", watchers=[AssetWatcher(name="queue", trigger=trigger)])

@@ -70,6 +70,7 @@ class Settings:
     image_uri: str
     execution_role_arn: str
     alerts_topic_arn: str
+    alarms_queue_url: str
     poll_seconds: float
     object_url: str
     processing: JobSize

@@ -1,7 +1,8 @@
 """``python -m include.jobs NAME …``: the one entry point of the jobs' image.
 
-``train`` and ``serve`` take no arguments: SageMaker passes everything through ``/opt/ml`` and the environment. Every other name is a
-processing job or a command: it takes arguments, and with ``--result s3://…`` writes what it found there as JSON.
+``train`` and ``serve`` take no arguments: SageMaker passes everything through ``/opt/ml`` and the environment. ``profile`` and ``monitor`` are for
+anybody's files: they need no bucket and no domain, and say themselves what their exit status means. Every other name is a processing job or a
+command: it takes arguments, and with ``--result s3://…`` writes what it found there as JSON.
 
 Exit status: 0 done; 1 a fault of ours (with a traceback); 2 refused because of what was given (without one). The reason also goes where
 SageMaker looks for it: ``/opt/ml/output/failure`` of a training job, ``/opt/ml/output/message`` of a processing job.
@@ -25,11 +26,17 @@ JOBS = {
     "build-features": "include.jobs.build_features",
     "build-dataset": "include.jobs.build_dataset",
     "evaluate": "include.jobs.evaluate",
+    "baseline": "include.jobs.baseline",
+    "monitor-window": "include.jobs.monitor_window",
     "history": "include.jobs.history",
     "score-batch": "include.jobs.score_batch",
     "record-decisions": "include.jobs.record_decisions",
+    "collect-predictions": "include.jobs.collect_predictions",
+    "replay": "include.jobs.replay",
     "simulate": "include.jobs.simulate",
 }
+STANDALONE = {"profile": "include.jobs.profile_file", "monitor": "include.jobs.monitor"}
+"""``run(options)`` returns the exit status; 3 is a fault of ours, since 1 has a meaning of its own."""
 _REASON_BYTES = 1000  # SageMaker keeps the first kilobyte
 
 
@@ -41,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             importlib.import_module(CONTAINER_COMMANDS[name]).main()
             return 0
         module, options = _parse(arguments)
+        if name in STANDALONE:
+            return int(module.run(options))
         result = module.run(options, context_for(options.domain))
         _report(options, result)
     except JobError as error:
@@ -50,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         traceback.print_exc()
         _leave_reason(f"{type(error).__name__}: {error}")
-        return 1
+        return 3 if name in STANDALONE else 1
     return 0
 
 
@@ -59,14 +68,15 @@ def _parse(arguments: Sequence[str]) -> tuple[Any, argparse.Namespace]:
     parser = argparse.ArgumentParser(
         prog="python -m include.jobs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("job", choices=[*CONTAINER_COMMANDS, *JOBS])
+    parser.add_argument("job", choices=[*CONTAINER_COMMANDS, *STANDALONE, *JOBS])
     job = parser.parse_args(arguments[:1]).job
-    module = importlib.import_module(JOBS[job])
+    module = importlib.import_module((STANDALONE | JOBS)[job])
     options = argparse.ArgumentParser(
         prog=f"python -m include.jobs {job}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--domain", required=True, help="a folder under include/domains")
-    options.add_argument("--result", help="S3 URI that the result is written to, as JSON; without it, it is printed")
+    if job in JOBS:
+        options.add_argument("--domain", required=True, help="a folder under include/domains")
+        options.add_argument("--result", help="S3 URI that the result is written to, as JSON; without it, it is printed")
     module.add_arguments(options)
     return module, options.parse_args(arguments[1:])
 

@@ -12,29 +12,21 @@ from html import escape
 from typing import Any
 
 from include.jobs.heat_map import Colours, HeatMap
+from include.jobs.html_page import ABSENT, page, table
 from include.jobs.svg import Series, line_chart, round_range
 from include.lifecycle.domain import Domain
 from include.lifecycle.evaluation import METRICS
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; margin: 2rem auto; max-width: 70rem; padding: 0 1rem }
-h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
-.answer { border-left: .5rem solid #1f5fa8; padding: .8rem 1.2rem; margin: 1.2rem 0; background: #f5f7fa; font-size: 1.1rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { text-align: right; padding: .25rem .9rem; border-bottom: 1px solid #e1e6ec } th { border-bottom: 2px solid #b9c2cd; font-weight: 600 }
-th:first-child, td:first-child { text-align: left } td { white-space: nowrap }
-.note, figcaption { color: #5c6773; font-size: .9rem; max-width: 56rem } .scroll { overflow-x: auto }
+body { max-width: 70rem } .note, figcaption { max-width: 56rem } th, td { padding: .25rem .9rem } td { white-space: nowrap }
+.answer { border-left: .5rem solid var(--blue); padding: .8rem 1.2rem; margin: 1.2rem 0; background: var(--panel); font-size: 1.1rem }
 .metrics input { position: absolute; opacity: 0 }
-.metrics label { display: inline-block; padding: .2rem .7rem; margin: 0 .25rem .35rem 0; border: 1px solid #b9c2cd; border-radius: 1rem }
+.metrics label { display: inline-block; padding: .2rem .7rem; margin: 0 .25rem .35rem 0; border: 1px solid var(--edge); border-radius: 1rem }
 .metrics label { cursor: pointer }
-.metrics input:checked + label { background: #1f5fa8; border-color: #1f5fa8; color: #fff }
-.metrics input:focus-visible + label { outline: 3px solid #c07a1a }
+.metrics input:checked + label { background: var(--blue); border-color: var(--blue); color: var(--paper) }
+.metrics input:focus-visible + label { outline: 3px solid var(--orange) }
 .metrics figure { display: none; margin: .5rem 0 }
-svg text { font: 11px system-ui, sans-serif; fill: #5c6773 } svg .value { font-size: 12px; fill: #1c2430 } svg .value.on-dark { fill: #fff }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1rem } .charts figure { margin: 0 }
-.charts svg { width: 100%; height: auto } svg .grid { stroke: #e1e6ec } polyline { fill: none; stroke-width: 2 }
-polyline.main { stroke: #1f5fa8 } polyline.other { stroke: #9aa5b1 } polyline.faint { stroke: #9aa5b1; stroke-dasharray: 4 3 }
-circle.main { fill: #1f5fa8 }
+svg .value { font-size: 12px; fill: #1c2430 } svg .value.on-dark { fill: #fff } polyline.other { stroke: var(--grey) }
 """
 
 
@@ -119,9 +111,7 @@ def html_report(domain: Domain, content: Mapping[str, Any]) -> str:
         _policies(content),
         _method(domain, content),
     ]
-    title = f"Ageing: {escape(domain.title)}"
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{_STYLE}{rules}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
+    return page(f"Ageing: {domain.title}", body, _STYLE + rules)
 
 
 def _answer(content: Mapping[str, Any]) -> str:
@@ -182,7 +172,7 @@ def _by_age(content: Mapping[str, Any]) -> str:
     return (
         "<h2>What a model's age does</h2>"
         + (f'<div class="charts">{charts}</div>' if len(ages) > 1 else "")
-        + f'<div class="scroll">{_table(heads, rows)}</div>'
+        + f'<div class="scroll">{table([escape(head) for head in heads], rows)}</div>'
         '<p class="note">Means over the cells of an age. Those of different ages are of different periods; the differences to the newest model are '
         "on the same events, and may be compared. The dashed lines are the bounds of their intervals. High ages are known of "
         "few models, the earliest: what looks like age there may also be what there was to learn from at the time.</p>"
@@ -232,7 +222,7 @@ def _policies(content: Mapping[str, Any]) -> str:
     ]
     without = [period["cost_without_model"] for period in content["periods"] if period["cost_without_model"] is not None]
     return (
-        "<h2>What training more or less often would have cost</h2>" + f'<div class="scroll">{_table(heads, rows)}</div>'
+        "<h2>What training more or less often would have cost</h2>" + f'<div class="scroll">{table([escape(head) for head in heads], rows)}</div>'
         '<p class="note">Always the newest model there was at the last training. The last column is what a training may cost for it to pay. Without '
         f"any model the same events would have cost {sum(without):,.0f} {escape(money)}.</p>"
     )
@@ -304,7 +294,7 @@ def _day(text: str) -> str:
 
 
 def _shown(value: float | None, form: str) -> str:
-    return "–" if value is None else form.format(value)
+    return ABSENT if value is None else form.format(value)
 
 
 def _bounds(found: Mapping[str, float | None], form: str) -> str:
@@ -313,9 +303,3 @@ def _bounds(found: Mapping[str, float | None], form: str) -> str:
 
 def _with_bounds(found: Mapping[str, float | None], form: str) -> tuple[str, str]:
     return _shown(found["value"], form), _bounds(found, form)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in heads)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

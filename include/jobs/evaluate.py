@@ -5,7 +5,6 @@ Reads ``test.parquet`` of the data set and the models' archives. Writes below ``
 - ``evaluation.json``: metrics with intervals, the champion's and the paired differences, curves
 - ``bias.json``: Clarify's metrics by facet and level, before training (labels) and after (who is sent to review)
 - ``explainability.json``: features by mean absolute contribution, and the reasons of the highest scores
-- ``profile.json``: the baseline profile that monitoring compares with (``include.lifecycle.profile``)
 - ``gate.json``: whether the model may replace the champion, and why
 - ``report.html``: all of it for a person, in one file
 - ``smoke_test.json``: the model's own, for whoever deploys it
@@ -24,16 +23,14 @@ from numpy.typing import NDArray
 
 from include.jobs import model_file
 from include.jobs.context import JobContext, JobError
-from include.jobs.dataset_file import FACET_PREFIX, DatasetFile
+from include.jobs.dataset_file import DatasetFile
 from include.jobs.evaluation_report import html_report
 from include.jobs.model_archive import download, open_model
 from include.lifecycle import bias, calibration, costs, explain, gate, metrics
 from include.lifecycle.bootstrap import FloatArray, Interval, Resampled
 from include.lifecycle.domain import Domain, ReviewCapacity
 from include.lifecycle.evaluation import Economics, Events, compare, resampled
-from include.lifecycle.profile import Profile, Schema
 
-SCORE_COLUMN = "score"
 _CURVE_POINTS = 200
 _EXPLAINED_ROWS = 5_000
 _EXAMPLES = 10
@@ -78,7 +75,6 @@ class Evaluation:
     evaluation: dict[str, Any]
     bias: dict[str, Any]
     explainability: dict[str, Any]
-    profile: Profile
     verdict: gate.Verdict
 
     def documents(self) -> dict[str, Any]:
@@ -86,7 +82,6 @@ class Evaluation:
             "evaluation": self.evaluation,
             "bias": self.bias,
             "explainability": self.explainability,
-            "profile": self.profile.as_json(),
             "gate": self.verdict.as_json(),
         }
 
@@ -131,7 +126,6 @@ def evaluate(domain: Domain, data: DatasetFile, challenger: model_file.Model, ch
         evaluation,
         _bias(domain, data, events, rows, reviewed),
         _explainability(data, challenger, rows, scores),
-        _profile(data, challenger.features, scores),
         verdict,
     )
 
@@ -255,12 +249,6 @@ def _explainability(data: DatasetFile, model: model_file.Model, rows: model_file
             for row, reasons in zip(highest, why, strict=True)
         ],
     }
-
-
-def _profile(data: DatasetFile, features: tuple[str, ...], scores: FloatArray) -> Profile:
-    numeric = {SCORE_COLUMN: scores, "amount": data.numbers("amount")} | {name: data.numbers(name) for name in features}
-    category = {name: data.texts(name) for name in data.table.column_names if name.startswith(FACET_PREFIX)}
-    return Profile.of(Schema.of(numeric, category), data.days(), numeric, category)
 
 
 def _as_json(measured: dict[str, Interval]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from include.jobs.html_page import ABSENT, metric_value, page, table
 from include.jobs.svg import Series, bar, line_chart, percent
 from include.lifecycle.bias import NAMES
 from include.lifecycle.domain import Domain
@@ -15,23 +16,12 @@ from include.lifecycle.gate import Verdict
 _RANKED = 15
 _SMALL_GROUP = 100
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
-.verdict { border-left: .5rem solid; padding: .8rem 1.2rem; margin: 1.2rem 0; background: #f5f7fa }
-.verdict.passed { border-color: #2f7d4f } .verdict.failed { border-color: #b3372f }
+body { max-width: 62rem }
+.verdict { border-left: .5rem solid; padding: .8rem 1.2rem; margin: 1.2rem 0; background: var(--panel) }
+.verdict.passed { border-color: var(--good) } .verdict.failed { border-color: var(--bad) }
 .verdict strong { font-size: 1.2rem } ul { margin: .4rem 0; padding-left: 1.2rem }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid #e1e6ec; vertical-align: top }
-th:first-child, td:first-child, .examples th:last-child, .examples td:last-child { text-align: left }
-td:not(:first-child) { white-space: nowrap } th { font-weight: 600; border-bottom: 2px solid #b9c2cd }
-.note, figcaption { color: #5c6773; font-size: .9rem }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1rem }
-figure { margin: 0 } svg { width: 100%; height: auto } svg text { font-size: 11px; fill: #5c6773 }
-svg .grid { stroke: #e1e6ec } polyline { fill: none; stroke-width: 2 }
-polyline.main { stroke: #1f5fa8 } polyline.other { stroke: #c07a1a } polyline.faint { stroke: #9aa5b1; stroke-dasharray: 4 3 }
-circle.main { fill: #1f5fa8 } circle.other { fill: #c07a1a } .bar { height: .6rem; width: 8rem } .bar rect { fill: #1f5fa8 }
+table { width: 100% } td:not(:first-child) { white-space: nowrap } .examples th:last-child, .examples td:last-child { text-align: left }
 """
-_PERCENT = {"precision_at_capacity", "recall_at_capacity", "card_precision_at_capacity", "savings", "savings_at_capacity"}
 
 
 def html_report(domain: Domain, evaluation: Mapping[str, Any], bias: Mapping[str, Any], reasons: Mapping[str, Any], verdict: Verdict) -> str:
@@ -49,9 +39,7 @@ def html_report(domain: Domain, evaluation: Mapping[str, Any], bias: Mapping[str
         _bias(bias),
         _model(evaluation),
     ]
-    title = f"Evaluation: {escape(domain.title)}"
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
+    return page(f"Evaluation: {domain.title}", body, _STYLE)
 
 
 def _verdict(verdict: Verdict) -> str:
@@ -82,7 +70,7 @@ def _metrics(domain: Domain, evaluation: Mapping[str, Any]) -> str:
         "score times that share of its amount exceeds the cost of a review.",
         *(escape(note) for note in (champion["notes"] if champion else ())),
     ]
-    return "<h2>How good it is</h2>" + _table(heads, rows) + "".join(f'<p class="note">{note}</p>' for note in notes)
+    return "<h2>How good it is</h2>" + table(heads, rows) + "".join(f'<p class="note">{note}</p>' for note in notes)
 
 
 def _charts(domain: Domain, evaluation: Mapping[str, Any]) -> str:
@@ -130,14 +118,14 @@ def _savings(domain: Domain, saved: Mapping[str, Sequence[float]]) -> str:
 def _reasons(content: Mapping[str, Any]) -> str:
     ranked = content["ranking"][:_RANKED]
     strongest = ranked[0]["share"] or 1.0
-    ranking = _table(
+    ranking = table(
         ["Feature", "", "Share of all contributions", "Mean |contribution|"],
         [
             [escape(row["feature"]), bar(row["share"] / strongest), percent(row["share"]), f"{row['mean_absolute_contribution']:.3f}"]
             for row in ranked
         ],
     )
-    examples = _table(
+    examples = table(
         ["Event", "Score", "Turned out", "What moved the score most (log-odds)"],
         [
             [
@@ -175,7 +163,7 @@ def _bias(content: Mapping[str, Any]) -> str:
         for name in NAMES:
             values = [(level["pre_training"] | level["post_training"])[name] for level in found["levels"]]
             rows.append([f"{name}: {escape(NAMES[name])}", "", *("–" if value is None else f"{value:.3f}" for value in values)])
-        parts += [f"<h3>{escape(facet)}</h3>", _table(heads, rows)]
+        parts += [f"<h3>{escape(facet)}</h3>", table(heads, rows)]
     parts.append(
         '<p class="note">Each group against the reference, under the names of Amazon SageMaker Clarify; the favourable outcome is '
         f"{escape(content['favourable_label'])} as a label and {escape(content['favourable_prediction'])} as a decision. Groups of fewer than "
@@ -185,7 +173,7 @@ def _bias(content: Mapping[str, Any]) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None else percent(value)
+    return ABSENT if value is None else percent(value)
 
 
 def _model(evaluation: Mapping[str, Any]) -> str:
@@ -200,22 +188,9 @@ def _model(evaluation: Mapping[str, Any]) -> str:
         *((f"hyperparameter {name}", str(value)) for name, value in sorted(model["hyperparameters"].items())),
         *((f"version of {name}", value) for name, value in sorted(model["versions"].items())),
     ]
-    return "<h2>The model</h2>" + _table(["", ""], [[escape(name), escape(value)] for name, value in facts])
+    return "<h2>The model</h2>" + table(["", ""], [[escape(name), escape(value)] for name, value in facts])
 
 
 def _interval(name: str, interval: Mapping[str, float | None], signed: bool = False) -> tuple[str, str]:
-    def shown(value: float | None) -> str:
-        if value is None:
-            return "–"
-        sign = "+" if signed else ""
-        if name in _PERCENT:
-            return f"{100 * value:{sign}.1f}%"
-        return f"{value:{sign},.2f}" if name == "expected_cost" else f"{value:{sign}.4f}"
-
-    return shown(interval["value"]), f"{shown(interval['low'])} to {shown(interval['high'])}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
-    head = "".join(f"<th>{cell}</th>" for cell in heads) if any(heads) else ""
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table{f' class={style!r}' if style else ''}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    value, low, high = (metric_value(name, interval[part], "+" if signed else "") for part in ("value", "low", "high"))
+    return value, f"{low} to {high}"

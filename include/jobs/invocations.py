@@ -47,7 +47,7 @@ class Answer:
 
 def answer(model: Model, body: bytes, content_type: str, accept: str = "", custom_attributes: str = "") -> Answer:
     """Scores what is in the body. RequestError for whatever is wrong with the request."""
-    kind = _media_type(content_type)
+    kind = media_type(content_type)
     if kind not in CONTENT_TYPES:
         raise RequestError(f"Content-Type {content_type!r} is not supported; send one of {', '.join(CONTENT_TYPES)}", 415)
     wanted = _wanted_type(accept, kind)
@@ -55,13 +55,9 @@ def answer(model: Model, body: bytes, content_type: str, accept: str = "", custo
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RequestError(f"the body is not UTF-8: {error}") from error
-    top = _reasons_asked(custom_attributes)
-    if kind == CSV:
-        rows = _rows_of_csv(text, len(model.features))
-    else:
-        instances, top_of_body = _instances(text, kind)
-        top = top_of_body if top_of_body is not None else top
-        rows = _rows_of_instances(instances, model.features)
+    values, top_of_body = read_rows(text, kind, model.features)
+    rows = values.astype(np.float32)
+    top = top_of_body if top_of_body is not None else _reasons_asked(custom_attributes)
     if top is not None and not (isinstance(top, int) and not isinstance(top, bool) and 1 <= top <= len(model.features)):
         raise RequestError(f"reasons: {top!r} is not a whole number from 1 to {len(model.features)}, the number of features")
     if top is not None and wanted == CSV:
@@ -76,6 +72,24 @@ def answer(model: Model, body: bytes, content_type: str, accept: str = "", custo
     return Answer(JSON, json.dumps({"predictions": predictions}).encode())
 
 
+def read_rows(text: str, kind: str, features: Sequence[str]) -> tuple[NDArray[np.float64], Any]:
+    """The events in a request's body, shape (events, features), NaN where a value is missing, every value within 32 bits' range; and the number
+    of reasons that the body asks for, or None. ``kind``: one of CONTENT_TYPES. RequestError for whatever is wrong with the body."""
+    if kind == CSV:
+        return _rows_of_csv(text, len(features)), None
+    instances, reasons_asked = _instances(text, kind)
+    return _rows_of_instances(instances, features), reasons_asked
+
+
+def read_scores(text: str, kind: str) -> list[float]:
+    """The scores in an answer's body, as ``answer`` writes them. ValueError for anything else."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if kind == CSV:
+        return [float(line) for line in lines]
+    predictions = [json.loads(line) for line in lines] if kind == JSON_LINES else json.loads(text)["predictions"]
+    return [float(prediction["score"]) for prediction in predictions]
+
+
 def _prediction(score: float, explained: Sequence[Reason] | None) -> dict[str, Any]:
     prediction: dict[str, Any] = {"score": score}
     if explained is not None:
@@ -83,7 +97,7 @@ def _prediction(score: float, explained: Sequence[Reason] | None) -> dict[str, A
     return prediction
 
 
-def _rows_of_csv(text: str, columns: int) -> NDArray[np.float32]:
+def _rows_of_csv(text: str, columns: int) -> NDArray[np.float64]:
     lines = text.splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
@@ -97,7 +111,7 @@ def _rows_of_csv(text: str, columns: int) -> NDArray[np.float32]:
         for column, cell in enumerate(cells, 1):
             stripped = cell.strip()
             values.append(_number_of_text(stripped, f"line {number}, value {column}") if stripped else math.nan)
-    return np.array(values, np.float32).reshape(len(lines), columns)
+    return np.array(values).reshape(len(lines), columns)
 
 
 def _number_of_text(text: str, where: str) -> float:
@@ -124,9 +138,9 @@ def _instances(text: str, kind: str) -> tuple[list[Any], Any]:
     return content["instances"], content.get("reasons")
 
 
-def _rows_of_instances(instances: list[Any], features: Sequence[str]) -> NDArray[np.float32]:
+def _rows_of_instances(instances: list[Any], features: Sequence[str]) -> NDArray[np.float64]:
     places = {name: place for place, name in enumerate(features)}
-    rows = np.full((len(instances), len(features)), np.nan, np.float32)
+    rows = np.full((len(instances), len(features)), np.nan)
     for number, instance in enumerate(instances, 1):
         if isinstance(instance, dict):
             if unknown := [name for name in instance if name not in places]:
@@ -170,7 +184,7 @@ def _reasons_asked(custom_attributes: str) -> Any:
 
 
 def _wanted_type(accept: str, request_type: str) -> str:
-    types = [_media_type(part) for part in accept.split(",") if part.strip()]
+    types = [media_type(part) for part in accept.split(",") if part.strip()]
     for wanted in types or ["*/*"]:
         if wanted in CONTENT_TYPES:
             return wanted
@@ -179,7 +193,8 @@ def _wanted_type(accept: str, request_type: str) -> str:
     raise RequestError(f"Accept {accept!r} is not supported; accept one of {', '.join(CONTENT_TYPES)}", 406)
 
 
-def _media_type(header: str) -> str:
+def media_type(header: str) -> str:
+    """A Content-Type without its parameters, in lower case."""
     return header.partition(";")[0].strip().lower()
 
 

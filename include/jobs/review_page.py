@@ -6,27 +6,24 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from include.jobs.html_page import page
 from include.lifecycle.domain import Domain
 from include.lifecycle.explain import Reason
 from include.lifecycle.review_queue import QueuedEvent, odds_factor, value_in_words
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1c2430; margin: 2rem auto; max-width: 84rem; padding: 0 1rem }
-h1 { font-size: 1.5rem; margin-bottom: .2rem }
-.facts { display: flex; flex-wrap: wrap; gap: .6rem 2.4rem; margin: 1rem 0 1.2rem; padding: .8rem 1.2rem; background: #f5f7fa }
+body { line-height: 1.45; max-width: 84rem }
+.facts { display: flex; flex-wrap: wrap; gap: .6rem 2.4rem; margin: 1rem 0 1.2rem; padding: .8rem 1.2rem; background: var(--panel) }
 .facts div { display: flex; flex-direction: column } .facts strong { font-size: 1.15rem; font-variant-numeric: tabular-nums }
-.facts span, .note { color: #5c6773; font-size: .88rem }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .45rem .7rem; border-bottom: 1px solid #e1e6ec; vertical-align: top }
-th { font-weight: 600; border-bottom: 2px solid #b9c2cd } .number { text-align: right; white-space: nowrap }
+.facts span, .note { color: var(--muted); font-size: .88rem }
+table { width: 100% } th, td { text-align: left; padding: .45rem .7rem } th.number, td.number { text-align: right; white-space: nowrap }
 .id { overflow-wrap: anywhere; max-width: 11rem } .why { width: 52% }
 ul { margin: 0; padding: 0; list-style: none; columns: 2; column-gap: 1.2rem; font-size: .9rem }
 li { break-inside: avoid; padding-left: 1.1rem; text-indent: -1.1rem }
-li b { font-weight: 600 } .raises b { color: #b3372f } .lowers b { color: #2f7d4f }
-.known { display: inline-block; padding: 0 .4rem; border: 1px solid #b3372f; color: #b3372f; font-size: .82rem; white-space: nowrap }
-.warning { border-left: .4rem solid #c07a1a; padding: .5rem 1rem; background: #fdf6ec }
-thead { display: table-header-group } tr { break-inside: avoid }
-@media print { body { font-size: 10.5px; margin: 0; max-width: none } .facts { background: none; border: 1px solid #b9c2cd } @page { margin: 12mm } }
+li b { font-weight: 600 } .raises b { color: var(--bad) } .lowers b { color: var(--good) }
+.known { display: inline-block; padding: 0 .4rem; border: 1px solid var(--bad); color: var(--bad); font-size: .82rem; white-space: nowrap }
+.warning { border-left: .4rem solid var(--orange); padding: .5rem 1rem; background: var(--warm) }
+@media print { body { font-size: 10.5px } .facts { background: none; border: 1px solid var(--edge) } }
 """
 
 
@@ -62,9 +59,8 @@ def queue_page(domain: Domain, queue: Sequence[QueuedEvent], found: Mapping[str,
         f" {escape(_name(domain.entity))} was known to be fraud."
         ' Write decisions into <a href="queue.csv">queue.csv</a>, beside this page: label 1 or fraud, 0 or genuine; empty is undecided.</p>'
     )
-    title = f"Review queue of {found['day']}: {escape(domain.title)}"
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
+    title = f"Review queue of {found['day']}: {domain.title}"
+    return page(title, body, _STYLE)
 
 
 def _table(domain: Domain, queue: Sequence[QueuedEvent]) -> str:

@@ -27,7 +27,9 @@ def main() -> int:
     demo.add_argument("--stop", action="store_true", help="stop the stack at the end")
     backfill = commands.add_parser("backfill", help="train history again, as it would have been, and say when retraining would have paid")
     backfill.add_argument("--domain", default="auto_claims")
-    backfill.add_argument("--from-date", type=date.fromisoformat, required=True, help="first day, YYYY-MM-DD, of the training schedule's instants")
+    backfill.add_argument(
+        "--from-date", type=date.fromisoformat, required=True, help="first day, YYYY-MM-DD, of the training schedule's instants"
+    )
     backfill.add_argument("--to-date", type=date.fromisoformat, required=True, help="last day, included")
     backfill.add_argument("--at-once", type=int, default=2, help="runs at once (default: 2)")
     backfill.add_argument("--again", action="store_true", help="also what has run before: finished jobs are adopted, changed code retrains")
@@ -79,7 +81,9 @@ def _domain(name: str) -> Domain:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    from include.domains import part
     from include.laptop.demo import Demo, write_summary
+    from include.laptop.live_days import Plan
     from include.laptop.stack import Stack
     from include.lifecycle.names import digest
 
@@ -92,7 +96,8 @@ def _demo(options: argparse.Namespace) -> int:
         name = f"landing-{re.sub(r'[^A-Za-z0-9]+', '-', folder.name)[:30]}-{digest(str(folder), 8)}"
     stack = Stack(_choose(name))
     try:
-        write_summary(STATE / "summary.json", Demo(stack, domain, landing=options.landing, year=options.year).run())
+        live = None if options.landing else Plan(**part(domain.name, "simulator").LIVE)
+        write_summary(STATE / "summary.json", Demo(stack, domain, landing=options.landing, year=options.year, live=live).run())
     finally:
         if options.stop:
             stack.down()

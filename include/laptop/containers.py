@@ -2,7 +2,7 @@
 
 ``secrets`` makes every password and key on first use. They are kept in ``.env`` beside docker-compose.yaml (mode 0600; what stands there
 already is used as it is), and go, as files that only Airflow's user and root can read, into a volume that the other services mount: no
-secret is in an image, in an environment or in ``docker inspect``. ``init`` makes Airflow's database, the bucket and the topic; ``demo``
+secret is in an image, in an environment or in ``docker inspect``. ``init`` makes Airflow's database, the bucket, topics and queue; ``demo``
 walks through the main job.
 """
 
@@ -151,11 +151,11 @@ class ContainerStack(Stack):
         """Compose has started everything that this service depends on."""
 
     def init(self) -> None:
-        """Airflow's database, made or brought up to date; the bucket and the topic. StackError where the database cannot be migrated."""
+        """Airflow's database, made or brought up to date; the bucket, topics and queue. StackError where the database cannot be migrated."""
         migrated = subprocess.run(["airflow", "db", "migrate"], check=False)  # noqa: S607 -- the image's own
         if migrated.returncode:
             raise StackError("`airflow db migrate` failed, see above")
-        self._make_bucket_and_topic()
+        self._make_bucket_topics_and_queue()
 
 
 def _demo(stack: ContainerStack, name: str, landing: Path | None, year: int | None) -> dict[str, Any]:

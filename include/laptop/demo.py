@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from rich.table import Table as TextTable
 
 from include import domains
 from include.laptop.airflow_api import AirflowApi, TaskState
+from include.laptop.live_days import LiveDays, Plan
 from include.laptop.processes import StackError
 from include.laptop.stack import Stack
 from include.lifecycle.as_of import iso
@@ -36,7 +36,9 @@ FIRST_DAY = date(2026, 1, 1)
 SEED = 7
 SCORED_EVENTS = 300
 RUN_SECONDS = 1200
-STAGES = ("ingest_data", "train_model", "evaluate_history", "deploy_model", "score_batch")
+STAGES = ("ingest_data", "train_model", "evaluate_history", "deploy_model", "score_batch", "monitor_model")
+SHARED = ("receive_alarms",)
+"""The DAGs that serve all domains."""
 SHOWN_METRICS = (
     "average_precision",
     "roc_auc",
@@ -57,17 +59,20 @@ _SIGNS = {
 
 @dataclass
 class Demo:
-    """One walk through the main job. ``landing``: a folder with the user's own files, ``<table>.csv`` or ``.parquet`` or several
-    ``<table>_….csv``; None: simulated history, of ``history`` (``days``, ``events``) or as much as the domain's simulator says.
-    ``year``: for sources whose dates carry none."""
+    """One walk through the main job, and with ``live`` on through days of traffic in which fraud changes.
+
+    ``landing``: a folder with the user's own files, ``<table>.csv`` or ``.parquet`` or several ``<table>_….csv``; None: simulated history, of
+    ``history`` (``days``, ``events``) or as much as the domain's simulator says. ``year``: for sources whose dates carry none."""
 
     stack: Stack
     domain: Domain
     landing: Path | None = None
     year: int | None = None
     history: dict[str, int] | None = None
+    live: Plan | None = None
     console: Console = field(default_factory=Console)
     seconds: dict[str, float] = field(default_factory=dict)
+    simulated: tempfile.TemporaryDirectory[str] | None = None
 
     def run(self) -> dict[str, Any]:
         """Runs it all and returns the summary (see README). StackError where a run fails."""
@@ -77,16 +82,16 @@ class Demo:
         deploys = {run["dag_run_id"] for run in self.api.runs(f"{self.domain.name}.deploy_model")}
         evaluation, registered = self.train(as_of)
 
-        with self._stage("deploy", f"{self.domain.name}.deploy_model, triggered by the approval"):
-            deployed = self._follow("deploy_model", self.api.wait_for_new_run(f"{self.domain.name}.deploy_model", deploys))
+        with self.stage("deploy", f"{self.domain.name}.deploy_model, triggered by the approval"):
+            deployed = self.follow("deploy_model", self.api.wait_for_new_run(f"{self.domain.name}.deploy_model", deploys))
         plan = self.api.xcom(f"{self.domain.name}.deploy_model", deployed, "plan")
 
-        with self._stage("score", f"Scoring events through the endpoint {plan['endpoint']}"):
+        with self.stage("score", f"Scoring events through the endpoint {plan['endpoint']}"):
             scored = self._score(plan["endpoint"])
 
         *_, day, _ = Partitions(self.objects, Layout(self.domain.name).features)  # of the last day not everything need have been reported
-        with self._stage("review", f"{self.domain.name}.score_batch, the review queue of {day}"):
-            batch = self._follow("score_batch", self.api.trigger(f"{self.domain.name}.score_batch", {"first_day": day.isoformat()}))
+        with self.stage("review", f"{self.domain.name}.score_batch, the review queue of {day}"):
+            batch = self.follow("score_batch", self.api.trigger(f"{self.domain.name}.score_batch", {"first_day": day.isoformat()}))
         queue = self.api.xcom(f"{self.domain.name}.score_batch", batch, "score")
 
         summary = {
@@ -103,15 +108,19 @@ class Demo:
             "review_queue": self.stack_url(queue["reports"]["queue"]),
             "airflow": self.stack.browser_url("airflow"),
         }
+        if self.live and self.simulated and self.landing is None:
+            first = as_of.date()
+            summary["drift"] = LiveDays(self, self.live, Path(self.simulated.name), first).run()
+            summary["seconds"] = {name: round(value, 1) for name, value in self.seconds.items()}
         self._show(summary)
         return summary
 
     def up(self) -> None:
         """The stack, with the domain's DAGs unpaused."""
-        with self._stage("stack", "Bringing up MiniStack, the local SageMaker and Airflow"):
+        with self.stage("stack", "Bringing up MiniStack, the local SageMaker and Airflow"):
             self.stack.up()
             self.api = AirflowApi(self.stack.url("airflow"), "admin", self.stack.file.passwords["admin"])
-            stages = [f"{self.domain.name}.{stage}" for stage in STAGES]
+            stages = [*(f"{self.domain.name}.{stage}" for stage in STAGES), *SHARED]
             self.api.wait_for_dags(stages)
             for dag_id in stages:
                 self.api.unpause(dag_id)
@@ -119,19 +128,19 @@ class Demo:
 
     def ingest(self) -> tuple[dict[str, Any], datetime]:
         """Lands the files and ingests them: the job's result, and the instant as of which to train."""
-        with self._stage("land", "Landing files"):
+        with self.stage("land", "Landing files"):
             delivered = self._land()
-        with self._stage("ingest", f"{self.domain.name}.ingest_data, deliveries of {delivered}"):
+        with self.stage("ingest", f"{self.domain.name}.ingest_data, deliveries of {delivered}"):
             params = {"first_day": delivered.isoformat(), "last_day": delivered.isoformat(), "year": self.year}
-            run = self._follow("ingest_data", self.api.trigger(f"{self.domain.name}.ingest_data", params))
+            run = self.follow("ingest_data", self.api.trigger(f"{self.domain.name}.ingest_data", params))
         ingested = self.api.xcom(f"{self.domain.name}.ingest_data", run, "ingest")
         return ingested, self._as_of(delivered, ingested["event_days"])
 
     def train(self, as_of: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
         """Trains and releases a model: what ``evaluate`` and ``register`` say of it. StackError where the gate refuses it."""
-        with self._stage("train", f"{self.domain.name}.train_model as of {iso(as_of)}"):
+        with self.stage("train", f"{self.domain.name}.train_model as of {iso(as_of)}"):
             params = {"as_of": iso(as_of), "approval": "automatic"}
-            trained = self._follow("train_model", self.api.trigger(f"{self.domain.name}.train_model", params))
+            trained = self.follow("train_model", self.api.trigger(f"{self.domain.name}.train_model", params))
         evaluation, registered = (self.api.xcom(f"{self.domain.name}.train_model", trained, task) for task in ("evaluate", "register"))
         if not registered["gate_passed"]:
             raise StackError("the gate refused the model, so nothing was deployed:\n- " + "\n- ".join(evaluation["gate"]["reasons"]))
@@ -141,7 +150,8 @@ class Demo:
         return uri.replace("s3://", f"{self.stack.browser_url('ministack')}/")
 
     @contextmanager
-    def _stage(self, name: str, title: str) -> Iterator[None]:
+    def stage(self, name: str, title: str) -> Iterator[None]:
+        """Says what is done now, and how long it took."""
         self.console.print(f"[bold]{title}[/] …")
         started = time.monotonic()
         yield
@@ -160,24 +170,32 @@ class Demo:
         if self.landing is not None:
             return self._land_own(self.landing)
         layout = Layout(self.domain.name)
-        folder = Path(tempfile.mkdtemp(prefix="landing-"))
-        size = self.history or domains.part(self.domain.name, "simulator").HISTORY
-        try:
-            command = ["simulate", "--domain", self.domain.name, "--days", size["days"], "--events", size["events"]]
-            command += ["--first-day", FIRST_DAY, "--seed", SEED, "--out", folder]
-            simulated = subprocess.run(  # noqa: S603 - our own command
-                [sys.executable, "-m", "include.jobs", *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False
-            )
-            if simulated.returncode:
-                raise StackError(f"simulating {self.domain.name} failed:\n{simulated.stderr}")
-            delivered = FIRST_DAY
-            for path in sorted(folder.rglob("*.*")):
-                table, day = path.parent.parent.name, date.fromisoformat(path.parent.name.removeprefix("dt="))
+        self.simulated = tempfile.TemporaryDirectory(prefix="landing-")
+        last = self._simulate(Path(self.simulated.name))
+        delivered = FIRST_DAY
+        for path in sorted(Path(self.simulated.name).rglob("*.*")):
+            table, day = path.parent.parent.name, date.fromisoformat(path.parent.name.removeprefix("dt="))
+            if day <= last:
                 self._upload(path, layout.landing(table, day, path.name))
                 delivered = max(delivered, day)
-        finally:
-            shutil.rmtree(folder)
         return delivered
+
+    def _simulate(self, folder: Path) -> date:
+        """The files of the history, and of the live days where there are to be some; returns the last day of the history."""
+        size = self.history or domains.part(self.domain.name, "simulator").HISTORY
+        last = FIRST_DAY + timedelta(days=size["days"] - 1)
+        live = self.live.days if self.live else 0
+        events = round(size["events"] * (size["days"] + live) / size["days"])
+        command = ["simulate", "--domain", self.domain.name, "--days", size["days"] + live, "--events", events]
+        command += ["--first-day", FIRST_DAY, "--seed", SEED, "--out", folder, "--history-until", last]
+        if self.live:
+            command += ["--change", self.live.change, "--change-day", self.live.change_day(last + timedelta(days=1))]
+        simulated = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "include.jobs", *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        if simulated.returncode:
+            raise StackError(f"simulating {self.domain.name} failed:\n{simulated.stderr}")
+        return last
 
     def _land_own(self, landing: Path) -> date:
         layout = Layout(self.domain.name)
@@ -198,12 +216,13 @@ class Demo:
         uri = self.objects.upload(path, key)
         self.console.print(f"  {uri}  [dim]{path.stat().st_size:,} bytes[/]", soft_wrap=True)
 
-    def _follow(self, stage: str, run_id: str) -> str:
+    def follow(self, stage: str, run_id: str, quietly: bool = False) -> str:
+        """Shows each task of the run as it goes (``quietly``: only what fails), and returns the run's id. StackError where the run fails."""
         dag_id = f"{self.domain.name}.{stage}"
         failed: list[TaskState] = []
 
         def show(task: TaskState) -> None:
-            if task.state in _SIGNS:
+            if task.state in _SIGNS and (task.state == "failed" or not quietly):
                 took = f"{task.seconds:.1f} s" if task.seconds else ""
                 self.console.print(
                     f"  {_SIGNS[task.state]} {task.task_id:24} [dim]{task.state if task.state != 'success' else ''} {took}[/]"
@@ -252,12 +271,19 @@ class Demo:
             table.add_row(name.replace("_", " "), f"{shown[0]}  [dim]({shown[1]} to {shown[2]})[/]")
         table.add_row("one score", f"{summary['invoke_ms']['p50']} ms  [dim](p99 {summary['invoke_ms']['p99']} ms)[/]")
         table.add_row("all of it", f"{sum(self.seconds.values()):.0f} s")
+        if drift := summary.get("drift"):
+            changed = f"{drift['change']} from {drift['change_day']} on"
+            found = f"found on {drift['found']}, the {drift['days_until_found']}. day of it" if drift["found"] else "[red]not found[/]"
+            table.add_row(
+                "fraud changed", f"{changed}: {found}" + (f"; since {drift['began']}, says the monitor" if drift["began"] else "")
+            )
         self.console.print(table)
         for name, value in (
             ("model package", summary["model_package"]),
             ("endpoint", summary["endpoint"]),
             ("evaluation", summary["report"]),
             ("review queue", summary["review_queue"]),
+            *([("drift report", summary["drift"]["report"])] if "drift" in summary else []),
             ("Airflow", f"{summary['airflow']}  {self.stack.login}"),
         ):
             self.console.print(f"{name:14} {value}", soft_wrap=True, highlight=False)

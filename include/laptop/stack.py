@@ -28,6 +28,9 @@ PRELOADED = ("numpy", "pandas", "pyarrow.parquet", "duckdb", "xgboost", "scipy.s
 """What the jobs' parent process imports once, so that a job starts in milliseconds."""
 READY_SECONDS = 180
 
+CLOUDWATCH_TOPIC = "fraud-lifecycle-cloudwatch-alarms"
+"""What a CloudWatch alarm on this stack names as its action, for ``receive_alarms`` to hear of it."""
+
 
 @dataclass(frozen=True)
 class StackFile:
@@ -205,7 +208,9 @@ class Stack:
         airflow = [python, "-m", "airflow"]
         environment = self.airflow_environment
         # with what its tasks would import again and again, see there
-        scheduler_environment = environment | {"PYTHONPATH": os.pathsep.join([environment["PYTHONPATH"], str(ROOT / "config" / "scheduler")])}
+        scheduler_environment = environment | {
+            "PYTHONPATH": os.pathsep.join([environment["PYTHONPATH"], str(ROOT / "config" / "scheduler")])
+        }
         api = f"{self.url('airflow')}/api/v2/monitor/health"
         ministack_environment = {
             **clean_environment(),
@@ -281,7 +286,7 @@ class Stack:
             self.processes.start(service)
         for service in aws:
             self.processes.wait_until_ready(service, READY_SECONDS)
-        self._make_bucket_and_topic()
+        self._make_bucket_topics_and_queue()
         for service in services.values():
             self.processes.wait_until_ready(service, READY_SECONDS)
 
@@ -338,8 +343,14 @@ class Stack:
             aws_secret_access_key="laptop",  # noqa: S106
         )
 
-    def _make_bucket_and_topic(self) -> None:
+    def _make_bucket_topics_and_queue(self) -> None:
         s3, sns = self.client("s3"), self.client("sns")
         if self.settings.bucket not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:  # type: ignore[attr-defined]
             s3.create_bucket(Bucket=self.settings.bucket)  # type: ignore[attr-defined]
         sns.create_topic(Name=self.settings.alerts_topic_arn.rpartition(":")[2])  # type: ignore[attr-defined]
+        topic = sns.create_topic(Name=CLOUDWATCH_TOPIC)["TopicArn"]  # type: ignore[attr-defined]
+        sqs = self.client("sqs")
+        queue = sqs.create_queue(QueueName=self.settings.alarms_queue_url.rpartition("/")[2])["QueueUrl"]  # type: ignore[attr-defined]
+        arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]  # type: ignore[attr-defined]
+        if not sns.list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]:  # type: ignore[attr-defined]
+            sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)  # type: ignore[attr-defined]

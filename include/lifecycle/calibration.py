@@ -79,9 +79,10 @@ def calibration_line(labels: ArrayLike, scores: ArrayLike) -> Line:
     Calibration: the Achilles heel of predictive analytics). 1 and 0 are perfect; a slope below 1: the scores are too extreme.
 
     Both are NaN where no finite line is the most likely one (Albert & Anderson 1984, On the existence of maximum likelihood estimates in
-    logistic regression models): all scores are equal, or a threshold separates fraud from genuine events, or one of them is missing."""
+    logistic regression models): all scores are equal, or a threshold separates fraud from genuine events, or one of them is missing.
+    Labels may be probabilities."""
     fraud, odds = np.asarray(labels, np.float64), log_odds(scores)
-    frauds, genuine = odds[fraud > 0], odds[fraud == 0]
+    frauds, genuine = odds[fraud > 0], odds[fraud < 1]
     if not frauds.size or not genuine.size or frauds.min() >= genuine.max() or frauds.max() <= genuine.min():
         return Line(np.nan, np.nan)
     return _fit_logistic(odds, fraud)

@@ -202,8 +202,8 @@ class Monitoring:
     One number sets how often that may happen for nothing: ``false_alarms_per_year``. Each day's window has the share of one day of it, each kind
     of finding that warns or alarms an equal share of that (they are families of tests), and a family's tests are corrected for their number.
 
-    ``window``: how many days of scored events one analysis looks at, up to its as-of. ``quality_window``: how many days of matured events
-    the measured quality is of; these end a label's maturity before the as-of.
+    ``window``: how many days of scored events one analysis looks at. They end ``reporting_delay`` before its as-of: by then a day's events are all
+    known. ``quality_window``: how many days of matured events the measured quality is of; these end a label's maturity before the as-of.
 
     A drift needs to be significant, and to have a size worth waking someone for:
 
@@ -222,6 +222,7 @@ class Monitoring:
     """
 
     window: timedelta = timedelta(days=7)
+    reporting_delay: timedelta = timedelta(0)
     quality_window: timedelta = timedelta(days=28)
     false_alarms_per_year: float = 2.0
     minimum_effect: float = 0.03

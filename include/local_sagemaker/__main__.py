@@ -47,6 +47,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--metrics-interval", type=float, default=defaults.metrics_interval_seconds, metavar="SECONDS", help="between flushes to CloudWatch"
     )
     parser.add_argument(
+        "--capture-interval", type=float, default=defaults.capture_interval_seconds, metavar="SECONDS", help="between files of captured requests"
+    )
+    parser.add_argument(
         "--max-concurrent-jobs", type=int, default=defaults.max_concurrent_jobs, help="jobs beyond it wait in status InProgress"
     )
     parser.add_argument(
@@ -83,6 +86,7 @@ def main(arguments: list[str]) -> int:
         endpoint_stop_grace_seconds=options.endpoint_stop_grace,
         startup_health_check_seconds=options.startup_health_check,
         metrics_interval_seconds=options.metrics_interval,
+        capture_interval_seconds=options.capture_interval,
         max_concurrent_jobs=options.max_concurrent_jobs,
         isolation=options.isolation,
         keep_job_directories=options.keep_job_directories,

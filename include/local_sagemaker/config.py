@@ -19,6 +19,7 @@ class Settings:
     startup_health_check_seconds: float = 240.0  # ContainerStartupHealthCheckTimeoutInSeconds when the variant names none
     invocation_timeout_seconds: float = 60.0  # a model container must answer within 60 seconds
     metrics_interval_seconds: float = 60.0
+    capture_interval_seconds: float = 2.0  # between files of captured requests; AWS takes minutes
     max_concurrent_jobs: int = 8
     keep_job_directories: bool = False
     isolation: str = "auto"  # or one of preload.ISOLATIONS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 
+from .capture import summary
 from .errors import not_supported, validation
 from .hosting import DeploymentFailed, Fleet, VariantPlan
 from .store import Document, Resource, now
@@ -12,7 +13,8 @@ from .store import Document, Resource, now
 
 def stored(fleet: Fleet) -> Document:
     """What is needed to start the fleet again."""
-    return {"Fleet": fleet.identifier, "Config": fleet.config, "Plans": [server.plan.to_json() for server in fleet.servers.values()]}
+    plans = [server.plan.to_json() for server in fleet.servers.values()]
+    return {"Fleet": fleet.identifier, "Config": fleet.config, "Plans": plans, "Capture": fleet.capture}
 
 
 def summaries(fleet: Fleet) -> list[Document]:
@@ -35,9 +37,16 @@ def in_service(resource: Resource, fleet: Fleet) -> None:
     """InService; the variants' weights stay as they are if the fleet was only started again."""
     if "ProductionVariants" not in resource.document:
         resource.document["ProductionVariants"] = summaries(fleet)
+    show_capture(resource, fleet)
     resource.document["EndpointStatus"] = "InService"
     resource.document["LastModifiedTime"] = now()
     resource.document.pop("PendingDeploymentSummary", None)
+
+
+def show_capture(resource: Resource, fleet: Fleet) -> None:
+    """DataCaptureConfig of DescribeEndpoint: of the fleet that serves."""
+    resource.document.pop("DataCaptureConfig", None)
+    resource.document.update(summary(fleet.capture))
 
 
 def resume(resource: Resource) -> None:

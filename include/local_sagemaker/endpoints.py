@@ -31,6 +31,7 @@ from .deployments import (
     pending,
     resume,
     retained,
+    show_capture,
     stored,
     summaries,
     traffic_steps,
@@ -86,7 +87,7 @@ class Endpoints:
         }
         if "DeploymentConfig" in request:
             document["LastDeploymentConfig"] = request["DeploymentConfig"]
-        fleet = self._fleet(name, config["EndpointConfigName"], plans)
+        fleet = self._fleet(name, config, plans)
         try:
             with self._services.store.transaction():
                 self._services.store.create(KIND, name, document, {"Arn": arn, "Active": stored(fleet)})
@@ -128,7 +129,7 @@ class Endpoints:
             resource.private["Deployment"] = deployment
 
         deployment = self._services.store.update(KIND, name, begin).private["Deployment"]
-        fleet = self._fleet(name, config["EndpointConfigName"], plans)
+        fleet = self._fleet(name, config, plans)
         self._in_background("update", name, lambda: self._replace(name, fleet, deployment))
         return {"EndpointArn": self._arn(name)}
 
@@ -191,7 +192,8 @@ class Endpoints:
             elif status != "Failed":
                 self._services.store.update(KIND, name, resume)
                 active = self._services.store.get(KIND, name).private["Active"]
-                fleet = Fleet(self._services, name, active["Fleet"], active["Config"], [VariantPlan(**plan) for plan in active["Plans"]])
+                plans = [VariantPlan(**plan) for plan in active["Plans"]]
+                fleet = Fleet(self._services, name, active["Fleet"], active["Config"], plans, active.get("Capture"))
                 self._in_background("bring back", name, functools.partial(self._bring_up, name, fleet))
         self._remove_leftovers()
 
@@ -261,6 +263,7 @@ class Endpoints:
             resource.private["Active"] = stored(fleet)
             resource.document["EndpointConfigName"] = fleet.config
             resource.document["ProductionVariants"] = summaries(fleet)
+            show_capture(resource, fleet)
             if deployment is not None:
                 resource.document["LastDeploymentConfig"] = deployment
 
@@ -406,8 +409,9 @@ class Endpoints:
         if status == "Failed" and not also_failed:
             raise validation(f'Cannot {verb} endpoint "{self._arn(resource.name)}" in status Failed. Delete it and create it again.')
 
-    def _fleet(self, endpoint: str, config: str, plans: list[VariantPlan]) -> Fleet:
-        return Fleet(self._services, endpoint, uuid.uuid4().hex[:12], config, plans)
+    def _fleet(self, endpoint: str, config: Document, plans: list[VariantPlan]) -> Fleet:
+        identifier = uuid.uuid4().hex[:12]
+        return Fleet(self._services, endpoint, identifier, config["EndpointConfigName"], plans, config.get("DataCaptureConfig"))
 
     def _plans(self, config: Document) -> list[VariantPlan]:
         plans = []

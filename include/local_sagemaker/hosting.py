@@ -66,13 +66,14 @@ class VariantPlan:
 class ModelServer:
     """One variant's process. Public attributes are read on the event loop for every request."""
 
-    def __init__(self, services: Services, endpoint: str, plan: VariantPlan, directory: Path) -> None:
+    def __init__(self, services: Services, endpoint: str, plan: VariantPlan, directory: Path, capture: Document | None) -> None:
         self.plan = plan
         self.endpoint = endpoint
         self.ready = False
         self.in_flight = 0  # changed on the event loop only
         self.client: ModelClient | None = None
         self.statistics = VariantStatistics(endpoint, plan.name)
+        self.capture = services.captures.variant(endpoint, plan.name, capture)
         self._services = services
         self._directory = directory
         self._log_file = directory / "output.log"
@@ -194,14 +195,17 @@ class ModelServer:
 
 
 class Fleet:
-    """The model servers of one endpoint configuration, started and stopped together."""
+    """The model servers of one endpoint configuration, started and stopped together. ``capture``: its DataCaptureConfig."""
 
-    def __init__(self, services: Services, endpoint: str, identifier: str, config: str, plans: list[VariantPlan]) -> None:
+    def __init__(
+        self, services: Services, endpoint: str, identifier: str, config: str, plans: list[VariantPlan], capture: Document | None = None
+    ) -> None:
         self.identifier = identifier
         self.config = config
+        self.capture = capture
         self.directory = services.settings.state / "endpoints" / endpoint / identifier
         self._services = services
-        self.servers = {plan.name: ModelServer(services, endpoint, plan, self.directory / plan.name) for plan in plans}
+        self.servers = {plan.name: ModelServer(services, endpoint, plan, self.directory / plan.name, capture) for plan in plans}
 
     def start(self, deadline: float = math.inf) -> None:
         """Start all variants at once; DeploymentFailed, with everything stopped again, if one does not become healthy in time."""

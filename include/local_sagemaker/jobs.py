@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .capture import CaptureWriter
 from .config import Settings
 from .errors import JobFailed, not_supported, validation
 from .images import Image
@@ -48,6 +49,7 @@ class Services:
     launcher: Launcher
     storage: Storage
     shipper: LogShipper
+    captures: CaptureWriter
     images: Mapping[str, Image]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .capture import check_capture
 from .errors import not_supported, validation
 from .images import Image
 from .jobs import Services, refuse
@@ -151,9 +152,7 @@ class EndpointConfigs:
     def create(self, request: Document) -> Document:
         """CreateEndpointConfig."""
         refuse(request, _UNSUPPORTED_CONFIG)
-        capture = request.get("DataCaptureConfig")
-        if capture is not None and capture.get("EnableCapture", False):
-            raise not_supported("DataCaptureConfig.EnableCapture", "requests and answers are not captured")
+        check_capture(request.get("DataCaptureConfig"))
         name = request["EndpointConfigName"]
         arn = self._services.settings.arn(f"endpoint-config/{name}")
         variants = request["ProductionVariants"]

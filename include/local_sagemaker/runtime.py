@@ -74,6 +74,8 @@ class Runtime:
             reply.append((_ATTRIBUTES, answer.headers[_ATTRIBUTES]))
         await send({"type": "http.response.start", "status": 200, "headers": reply})
         await send({"type": "http.response.body", "body": answer.body})
+        if server.capture is not None:
+            server.capture.take(headers, body, answer)
 
     def _accept(self, name: str, scope: Scope) -> tuple[ModelServer, list[tuple[bytes, bytes]]]:
         headers: list[tuple[bytes, bytes]] = []

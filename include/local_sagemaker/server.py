@@ -20,6 +20,7 @@ import uvicorn
 
 from . import __version__
 from .app import Application
+from .capture import CaptureWriter
 from .config import Settings
 from .control import ControlPlane
 from .endpoint_metrics import MetricsPublisher
@@ -67,7 +68,8 @@ class LocalSageMaker:
         self._launcher = Launcher(settings.state, self._store, settings.isolation)
         log.info("isolation of jobs: %s%s", self._launcher.isolation, "" if self._launcher.private_opt_ml else " (SAGEMAKER_BASE_DIR)")
         shipper = LogShipper(settings.region)
-        self._services = Services(settings, self._store, self._launcher, Storage(settings.region), shipper, images)
+        captures = CaptureWriter(settings.state / "captures", settings.region, settings.capture_interval_seconds)
+        self._services = Services(settings, self._store, self._launcher, Storage(settings.region), shipper, captures, images)
         self._runner = JobRunner(settings.max_concurrent_jobs)
         groups = ModelPackageGroups(self._services)
         packages = ModelPackages(self._services, groups)
@@ -95,6 +97,7 @@ class LocalSageMaker:
         ending.start()
         self._runner.close(grace + 5)
         ending.join()
+        self._services.captures.close()
         self._services.shipper.close()
         self._workers.shutdown(wait=True)
         self._launcher.close()

@@ -12,6 +12,8 @@
              models/<job>/output/model.tar.gz          written by SageMaker
              captured/<endpoint configuration>/        requests and answers of the endpoint, as SageMaker captures them
              predictions/endpoint/dt=<event day>/      one row per event that the endpoint scored
+             predictions/collected/dt=<capture day>/   which files of captured/ are in predictions/endpoint/
+             predictions/replayed/<endpoint>/          which event days were replayed through an endpoint
              predictions/batch/dt=<event day>/         one row per event that a batch scored
              review/dt=<event day>/                    the day's review queue, for analysts
              review/decisions/                         what they decided, and who, as it was recorded
@@ -65,6 +67,13 @@ class Layout:
     @property
     def endpoint_predictions(self) -> str:
         return f"{self.domain}/predictions/endpoint"
+
+    @property
+    def collected_captures(self) -> str:
+        return f"{self.domain}/predictions/collected"
+
+    def replayed(self, endpoint: str, configuration: str, day: date) -> str:
+        return f"{self.domain}/predictions/replayed/{endpoint}/{configuration}/dt={day.isoformat()}.json"
 
     @property
     def batch_predictions(self) -> str:

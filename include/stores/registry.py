@@ -10,6 +10,9 @@ from botocore.exceptions import ClientError
 from include.lifecycle.as_of import utc
 from include.lifecycle.names import endpoint_name, package_group
 
+BASELINES = {"profile": "ModelDataQuality", "reference": "ModelQuality"}
+"""The baselines of a package, and where among its DriftCheckBaselines each one stands."""
+
 
 @dataclass(frozen=True)
 class ModelPackage:
@@ -21,6 +24,8 @@ class ModelPackage:
     model: str
     """S3 URI of its model.tar.gz."""
     metadata: dict[str, str] = field(default_factory=dict)
+    baselines: dict[str, str] = field(default_factory=dict)
+    """What monitoring compares with, S3 URIs: ``profile`` (of features and score) and ``reference`` (of quality, bias and attribution)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class ModelRegistry:
             status=found["ModelApprovalStatus"],
             model=found["InferenceSpecification"]["Containers"][0]["ModelDataUrl"],
             metadata=found.get("CustomerMetadataProperties", {}),
+            baselines={
+                name: found["DriftCheckBaselines"][kind]["Statistics"]["S3Uri"]
+                for name, kind in BASELINES.items()
+                if kind in found.get("DriftCheckBaselines", {})
+            },
         )
 
     def newest_approved(self, domain: str) -> ModelPackage | None:

@@ -10,9 +10,12 @@ from airflow.providers.amazon.aws.notifications.sns import SnsNotifier
 from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
 
 from include import settings as places
+from include.domains import catalogue
 
 if TYPE_CHECKING:
-    from include.lifecycle.domain import Domain
+    from collections.abc import Sequence
+
+    from include.lifecycle.domain import Domain, Owner
 
 
 class Tag(StrEnum):
@@ -22,6 +25,7 @@ class Tag(StrEnum):
     DATA = "stage:data"
     MODEL = "stage:model"
     SERVING = "stage:serving"
+    MONITORING = "stage:monitoring"
 
 
 def alert(subject: str, message: str) -> SnsNotifier:
@@ -31,18 +35,29 @@ def alert(subject: str, message: str) -> SnsNotifier:
 
 
 def dag_settings(domain: Domain, stage: Tag, doc: str | None, late_by: timedelta) -> dict[str, Any]:
-    """Keyword arguments of ``@dag`` that all DAGs share. ``late_by``: people are told when a run takes this much longer than the last ten did."""
+    """Keyword arguments of ``@dag`` that all DAGs of a domain share. ``late_by``: people are told when a run takes this much longer than the last
+    ten did."""
+    return _settings(domain.name, [domain.owner], [Tag.LIFECYCLE, stage, domain.name], doc, late_by)
+
+
+def shared_dag_settings(stage: Tag, doc: str | None, late_by: timedelta) -> dict[str, Any]:
+    """The same of a DAG that serves all domains: it is every owner's."""
+    domains = catalogue().domains.values()
+    return _settings("all domains", [domain.owner for domain in domains], [Tag.LIFECYCLE, stage], doc, late_by)
+
+
+def _settings(whose: str, owners: Sequence[Owner], tags: list[str], doc: str | None, late_by: timedelta) -> dict[str, Any]:
     place = places.current()
     late = {
         "aws_conn_id": place.aws_conn_id,
         "target_arn": place.alerts_topic_arn,
-        "subject": f"Late: {domain.name}",
-        "message": f"A run of a {domain.name} DAG ({stage.value}) takes {late_by} longer than usual. Owner: {domain.owner.email}.",
+        "subject": f"Late: {whose}",
+        "message": f"A run of a DAG of {whose} ({tags[1]}) takes {late_by} longer than usual. Owner: {', '.join(o.email for o in owners)}.",
     }
     return {
         "doc_md": doc,
-        "tags": [Tag.LIFECYCLE, stage, domain.name],
-        "owner_links": {domain.owner.name: f"mailto:{domain.owner.email}"},
+        "tags": tags,
+        "owner_links": {owner.name: f"mailto:{owner.email}" for owner in owners},
         "catchup": False,
         "max_active_tasks": 16,
         # not DAGRUN_QUEUED_AT: in Airflow 3.3.2 clearing a task of a run that has such a deadline fails (apache/airflow#70368)
@@ -52,7 +67,7 @@ def dag_settings(domain: Domain, stage: Tag, doc: str | None, late_by: timedelta
             callback=AsyncCallback(SnsNotifier, kwargs=late),
         ),
         "default_args": {
-            "owner": domain.owner.name,
+            "owner": ", ".join(owner.name for owner in owners),
             "retries": 2,
             "retry_delay": timedelta(seconds=max(10, 10 * place.poll_seconds)),
             "on_failure_callback": alert(

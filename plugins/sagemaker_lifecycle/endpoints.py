@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.operators.sagemaker import (
@@ -15,9 +15,13 @@ from airflow.providers.amazon.aws.triggers.sagemaker import SageMakerTrigger
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from botocore.exceptions import ClientError
 
+from include import domains
 from include import settings as places
 from include.lifecycle.names import digest, endpoint_name, sagemaker_name
+from include.stores.captures import ServedModel, put_served_models
+from include.stores.layout import Layout
 from sagemaker_lifecycle.jobs import patient
+from sagemaker_lifecycle.tasks import model_registry, object_store
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -44,7 +48,10 @@ def model_request(domain: str, model_package: str) -> dict[str, Any]:
 
 
 def endpoint_config_request(domain: str, model_package: str) -> dict[str, Any]:
-    """CreateEndpointConfig, complete: one model, in the slot ``champion``, takes all traffic."""
+    """CreateEndpointConfig, complete: one model, in the slot ``champion``, takes all traffic, and requests and answers are captured.
+
+    Where they are captured to is named by the digest of all the rest: what one configuration served lies in one place.
+    """
     place = places.current()
     key = place.encryption.kms_key_arn
     variant = {
@@ -54,7 +61,25 @@ def endpoint_config_request(domain: str, model_package: str) -> dict[str, Any]:
         "InstanceType": place.endpoint.instance_type,
         "InitialVariantWeight": 1.0,
     }
-    return _named(domain, "EndpointConfigName", {"ProductionVariants": [variant], **({"KmsKeyId": key} if key else {})})
+    capture: dict[str, Any] = {
+        "EnableCapture": True,
+        "InitialSamplingPercentage": domains.get(domain).monitoring.capture_percentage,
+        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+        "CaptureContentTypeHeader": {"CsvContentTypes": ["text/csv"], "JsonContentTypes": ["application/json", "application/jsonlines"]},
+        **({"KmsKeyId": key} if key else {}),
+    }
+    request = {"ProductionVariants": [variant], "DataCaptureConfig": capture, **({"KmsKeyId": key} if key else {})}
+    capture["DestinationS3Uri"] = place.uri(Layout(domain).captured(digest(request)))
+    return _named(domain, "EndpointConfigName", request)
+
+
+def note_served_models(request: dict[str, Any], model_packages: Mapping[str, str]) -> None:
+    """Writes which model each variant (name → ARN of its package) of the endpoint configuration ``request`` serves, beside what will be captured:
+    whoever reads captured rows must know whose features they are. Called before the configuration is created; the same again changes nothing."""
+    registry = model_registry()
+    served = {variant: ServedModel(arn, registry.package(arn).model) for variant, arn in model_packages.items()}
+    objects = object_store()
+    put_served_models(objects, objects.key(request["DataCaptureConfig"]["DestinationS3Uri"]), served)
 
 
 class ModelFromPackageOperator(SageMakerModelOperator):
@@ -88,6 +113,7 @@ class SingleVariantConfigOperator(SageMakerEndpointConfigOperator):
     def execute(self, context: Context) -> str:
         self.config = endpoint_config_request(self.domain, self.model_package)
         name: str = self.config["EndpointConfigName"]
+        note_served_models(self.config, {CHAMPION: self.model_package})
         try:
             self.hook.describe_endpoint_config(name)
         except ClientError as error:

@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from include import settings as places
 from include.lifecycle.names import digest, package_group
+from include.stores.registry import BASELINES
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -34,12 +35,20 @@ class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
     :param dataset: ``build_dataset``'s result
     :param training: ``train``'s result
     :param evaluation: ``evaluate``'s result
+    :param baseline: ``baseline``'s result
     :return: ``model_package`` (ARN), ``group``, ``gate_passed``
     """
 
-    template_fields: Sequence[str] = (*SageMakerRegisterModelVersionOperator.template_fields, "run", "dataset", "training", "evaluation")
+    template_fields: Sequence[str] = (
+        *SageMakerRegisterModelVersionOperator.template_fields,
+        "run",
+        "dataset",
+        "training",
+        "evaluation",
+        "baseline",
+    )
 
-    def __init__(self, *, domain: str, run: Any, dataset: Any, training: Any, evaluation: Any, **kwargs: Any) -> None:
+    def __init__(self, *, domain: str, run: Any, dataset: Any, training: Any, evaluation: Any, baseline: Any, **kwargs: Any) -> None:
         place = places.current()
         super().__init__(
             image_uri=place.image_uri, model_url="", package_group_name="", aws_conn_id=place.aws_conn_id, multiple_outputs=True, **kwargs
@@ -49,6 +58,7 @@ class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
         self.dataset = dataset
         self.training = training
         self.evaluation = evaluation
+        self.baseline = baseline
 
     def execute(self, context: Context) -> dict[str, Any]:
         place = places.current()
@@ -80,7 +90,7 @@ class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
                 "Bias": {"Report": _json(reports["bias"])},
                 "Explainability": {"Report": _json(reports["explainability"])},
             },
-            "DriftCheckBaselines": {"ModelDataQuality": {"Statistics": _json(reports["profile"])}},
+            "DriftCheckBaselines": {kind: {"Statistics": _json(self.baseline["reports"][name])} for name, kind in BASELINES.items()},
             "InferenceSpecification": {
                 "Containers": [{"Image": place.image_uri, "ModelDataUrl": self.model_url}],
                 "SupportedContentTypes": ["text/csv", "application/json", "application/jsonlines"],

@@ -32,7 +32,8 @@ SMOKE_TEST_TOLERANCE = 1e-4
 """An endpoint rounds a score when it writes it; a wrong model or a wrong order of features is off by far more."""
 
 
-def _objects() -> ObjectStore:
+def object_store() -> ObjectStore:
+    """The place's bucket."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     from include.stores.objects import ObjectStore
@@ -41,7 +42,8 @@ def _objects() -> ObjectStore:
     return ObjectStore(place.bucket, client=S3Hook(aws_conn_id=place.aws_conn_id).conn, kms_key=place.encryption.kms_key_arn)
 
 
-def _registry() -> ModelRegistry:
+def model_registry() -> ModelRegistry:
+    """What the place's SageMaker knows of models and endpoints."""
     from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 
     from include.stores.registry import ModelRegistry
@@ -55,7 +57,7 @@ def kept_for_the_run(context: Context, decide: Callable[[], dict[str, Any]]) -> 
     A backfill that takes a scheduled run over makes another run of it, which decides anew: it must not touch anything live.
     """
     store = context["task_state_store"]
-    key = "decided_for_history" if _is_backfill(context) else "decided"
+    key = "decided_for_history" if is_backfill(context) else "decided"
     answer: dict[str, Any] | None = store.get(key)
     if answer is None:
         answer = decide()
@@ -64,7 +66,8 @@ def kept_for_the_run(context: Context, decide: Callable[[], dict[str, Any]]) -> 
     return answer
 
 
-def _is_backfill(context: Context) -> bool:
+def is_backfill(context: Context) -> bool:
+    """Whether the run is one of a backfill: it touches nothing live."""
     return str(context["dag_run"].run_type).rpartition(".")[2].lower().startswith("backfill")
 
 
@@ -79,7 +82,7 @@ def list_landing(domain: Domain, context: Context) -> dict[str, Any]:
     params, run = context["params"], context["dag_run"]
     interval = (run.data_interval_start, run.data_interval_end)
     days = delivery_days(params["first_day"], params["last_day"], *interval, run.run_after, domain.schedules.lookback)
-    objects, layout = _objects(), Layout(domain.name)
+    objects, layout = object_store(), Layout(domain.name)
     files = []
     for table in domain.landing_tables:
         root = f"{domain.name}/raw/{table.name}/dt="
@@ -135,8 +138,8 @@ def resolve_run(domain: Domain, context: Context) -> dict[str, Any]:
     """
     run = context["dag_run"]
     as_of = resolve(context["params"]["as_of"], run.data_interval_end, run.logical_date, run.run_after)
-    history = _is_backfill(context)
-    champion = None if history else _registry().champion(domain.name)
+    history = is_backfill(context)
+    champion = None if history else model_registry().champion(domain.name)
     return {
         "as_of": iso(as_of),
         "history": history,
@@ -161,7 +164,7 @@ def plan_deployment(domain: Domain, context: Context) -> dict[str, Any]:
     """
     from include.stores.objects import split_uri
 
-    registry = _registry()
+    registry = model_registry()
     events = [event for events in (context.get("triggering_asset_events") or {}).values() for event in events]
     arn = context["params"]["model_package"] or (events[-1].extra.get("model_package") if events else None)
     package = registry.package(arn) if arn else registry.newest_approved(domain.name)
@@ -195,7 +198,7 @@ def plan_scoring(domain: Domain, context: Context) -> dict[str, Any]:
 
     Returns ``model_package``, ``model`` (S3 URI), ``first_day``, ``last_day``, ``as_of``.
     """
-    params, run, registry = context["params"], context["dag_run"], _registry()
+    params, run, registry = context["params"], context["dag_run"], model_registry()
     asked = params["model_package"]
     package = registry.package(asked) if asked else registry.champion(domain.name) or registry.newest_approved(domain.name)
     if package is None:
@@ -221,7 +224,7 @@ def plan_scoring(domain: Domain, context: Context) -> dict[str, Any]:
 
 
 def _last_feature_day(domain: Domain) -> str:
-    objects, root = _objects(), f"{Layout(domain.name).features}/dt="
+    objects, root = object_store(), f"{Layout(domain.name).features}/dt="
     days = [info.key.removeprefix(root)[:10] for info in objects.list(root)]
     if not days:
         raise AirflowSkipException(f"{domain.name} has no features yet under {objects.uri(root)}: run {domain.name}.ingest_data first")
@@ -258,7 +261,7 @@ def run_smoke_test(endpoint: str, smoke_test: str) -> None:
     """
     from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 
-    objects = _objects()
+    objects = object_store()
     expected = objects.get_json(objects.key(smoke_test))
     runtime = AwsGenericHook(aws_conn_id=places.current().aws_conn_id, client_type="sagemaker-runtime").conn
     rows = "\n".join(",".join("" if value is None else repr(float(value)) for value in row) for row in expected["rows"])
@@ -300,16 +303,20 @@ def list_history(domain: Domain, context: Context) -> dict[str, Any]:
     that an announcement triggered, where that report is there already: announcements of one backfill may queue several runs.
     """
     params = context["params"]
-    packages = _registry().history(domain.name)
+    packages = model_registry().history(domain.name)
     if not packages:
-        raise AirflowSkipException(f"{domain.name} has no model from a backfill: `airflow backfill create --dag-id {domain.name}.train_model …`")
+        raise AirflowSkipException(
+            f"{domain.name} has no model from a backfill: `airflow backfill create --dag-id {domain.name}.train_model …`"
+        )
     models = [{"as_of": package.metadata["as_of"], "model": package.model, "model_package": package.arn} for package in packages]
     as_of = iso(utc(params["as_of"])) if params["as_of"] else ""
     identity = digest({"models": models, "as_of": as_of, "period_days": params["period_days"]})
-    objects, layout = _objects(), Layout(domain.name)
+    objects, layout = object_store(), Layout(domain.name)
     report = layout.report("history", identity, "ageing.json")
     if context.get("triggering_asset_events") and objects.exists(report):
-        raise AirflowSkipException(f"these {len(models)} models were measured before: {objects.uri(report)}. To measure again, trigger by hand")
+        raise AirflowSkipException(
+            f"these {len(models)} models were measured before: {objects.uri(report)}. To measure again, trigger by hand"
+        )
     return {
         "models": objects.put_json(layout.report("history", identity, "models.json"), models),
         "output": objects.uri(layout.report("history", identity)),

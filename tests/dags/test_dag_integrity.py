@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STAGES = {"ingest_data", "train_model", "evaluate_history", "deploy_model", "score_batch"}
+STAGES = {"ingest_data", "train_model", "evaluate_history", "deploy_model", "score_batch", "monitor_model"}
+SHARED = {"receive_alarms"}  # one DAG for all domains
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,8 @@ def test_inventory(bag) -> None:
     from include.domains import catalogue
 
     assert not catalogue().failures, "a domain does not load"
-    assert set(bag.dags) == {f"{domain}.{stage}" for domain in catalogue().domains for stage in STAGES}
-    assert {path.stem for path in (ROOT / "dags").glob("*.py")} == STAGES
+    assert set(bag.dags) == {f"{domain}.{stage}" for domain in catalogue().domains for stage in STAGES} | SHARED
+    assert {path.stem for path in (ROOT / "dags").glob("*.py")} == STAGES | SHARED
 
 
 def test_every_dag_serializes_and_comes_back(bag) -> None:
@@ -46,11 +47,11 @@ def test_every_dag_carries_what_people_rely_on(bag) -> None:
     from sagemaker_lifecycle.defaults import Tag
 
     for dag_id, dag in bag.dags.items():
-        domain = dag_id.partition(".")[0]
+        domains = set() if dag_id in SHARED else {dag_id.partition(".")[0]}
         assert dag.doc_md, dag_id
         assert "### Runbook" in dag.doc_md, dag_id
-        assert {Tag.LIFECYCLE, domain} < dag.tags, dag_id
-        assert dag.tags <= {*(tag.value for tag in Tag), domain}, dag_id
+        assert {Tag.LIFECYCLE, *domains} < dag.tags, dag_id
+        assert dag.tags <= {*(tag.value for tag in Tag), *domains}, dag_id
         assert dag.deadline, dag_id
         assert not dag.catchup, dag_id
         for name in dag.params:
@@ -76,12 +77,29 @@ def test_jobs_defer_and_outlive_their_polls(bag) -> None:
         assert task.max_attempts * task.check_interval >= limit
 
 
-def test_train_model_is_backfillable(bag) -> None:
+def test_training_and_monitoring_are_backfillable(bag) -> None:
     from airflow.sdk import CronTriggerTimetable
 
     for dag_id, dag in bag.dags.items():
-        if dag_id.endswith(".train_model"):
+        if dag_id.endswith((".train_model", ".monitor_model")):
             assert isinstance(dag.timetable, CronTriggerTimetable), dag_id
+
+
+def test_whoever_finds_drift_rings_the_same_bell(bag) -> None:
+    """The monitor's own alarms and those from outside: whoever waits for the asset hears of both."""
+    for dag_id, dag in bag.dags.items():
+        if dag_id.endswith(".monitor_model"):
+            domain = dag_id.partition(".")[0]
+            [bell] = dag.get_task("sound_alarm").outlets
+            [other] = bag.dags["receive_alarms"].get_task(f"store_{domain}").outlets
+            assert bell.name == other.name == f"{domain}.drift_alarm"
+
+
+def test_a_backfill_of_monitoring_leaves_captures_alone(bag) -> None:
+    for dag_id, dag in bag.dags.items():
+        if dag_id.endswith(".monitor_model"):
+            assert dag.get_task("choose_collection").downstream_task_ids == {"collect", "analyse"}
+            assert dag.get_task("analyse").trigger_rule == "none_failed_min_one_success"
 
 
 def test_ingestion_tells_scoring_which_days_it_wrote(bag) -> None:

@@ -33,7 +33,13 @@ FIRST_DAY = date(2026, 1, 1)
 DAYS = 48
 DAY = timedelta(days=1)
 WINDOW = TrainingWindow(
-    window=28 * DAY, validation=6 * DAY, test=5 * DAY, test_delay=7 * DAY, groups="known_fraud_removed", minimum_events=500, minimum_positives=20
+    window=28 * DAY,
+    validation=6 * DAY,
+    test=5 * DAY,
+    test_delay=7 * DAY,
+    groups="known_fraud_removed",
+    minimum_events=500,
+    minimum_positives=20,
 )
 DOMAIN = replace(domains.get("card_payments"), training=WINDOW)
 AS_OF = datetime(2026, 2, 14, tzinfo=UTC)
@@ -106,7 +112,9 @@ def store(new_bucket: Callable[[str], ObjectStore], rows: pd.DataFrame, withdraw
     return objects
 
 
-def build(objects: ObjectStore, identity: str, as_of: datetime = AS_OF, training: TrainingWindow = WINDOW) -> tuple[dict, dict[str, pa.Table]]:
+def build(
+    objects: ObjectStore, identity: str, as_of: datetime = AS_OF, training: TrainingWindow = WINDOW
+) -> tuple[dict, dict[str, pa.Table]]:
     parser = argparse.ArgumentParser()
     build_dataset.add_arguments(parser)
     context = JobContext(replace(DOMAIN, training=training))
@@ -124,7 +132,9 @@ def expected(rows: pd.DataFrame, withdrawn: pd.DataFrame, as_of: datetime) -> tu
     inside = rows[(rows["tx_datetime"] > start) & (rows["tx_datetime"] <= end)]
 
     def known_fraud(row: Any, instant: datetime) -> bool:
-        return row.fraud and row.decided_at <= instant and not (row.transaction_id in taken_back and taken_back[row.transaction_id] <= instant)
+        return (
+            row.fraud and row.decided_at <= instant and not (row.transaction_id in taken_back and taken_back[row.transaction_id] <= instant)
+        )
 
     frauds = [row for row in inside.itertuples() if row.fraud]
     parts: dict[str, dict[str, int]] = {part: {} for part in PARTS}
@@ -199,7 +209,8 @@ def test_the_same_bytes_again_and_from_a_store_that_knows_no_more(
         build(objects, identity)
     for part in PARTS:
         bodies = {
-            objects.get(f"{LAYOUT.dataset(identity)}{part}.parquet") for objects, identity in ((store, "one"), (store, "same"), (then, "known"))
+            objects.get(f"{LAYOUT.dataset(identity)}{part}.parquet")
+            for objects, identity in ((store, "one"), (store, "same"), (then, "known"))
         }
         assert len(bodies) == 1, part
 
@@ -218,5 +229,7 @@ def test_what_was_left_out_is_written_down(store: ObjectStore, rows: pd.DataFram
 
 
 def test_too_little_truth_names_what_was_left_out(store: ObjectStore) -> None:
-    with pytest.raises(JobError, match=r"too little truth .* more left out: their customer_id had a known fraud before; and \d+ in the 7 days"):
+    with pytest.raises(
+        JobError, match=r"too little truth .* more left out: their customer_id had a known fraud before; and \d+ in the 7 days"
+    ):
         build(store, "little", training=replace(WINDOW, minimum_events=10**6))

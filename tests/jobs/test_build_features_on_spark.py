@@ -53,8 +53,12 @@ def partitions(objects: ObjectStore) -> dict[str, pa.Table]:
     return {key: pq.read_table(io.BytesIO(body)) for key, body in contents(objects, PREFIX).items() if key.startswith("dt=")}
 
 
-@pytest.mark.parametrize(("engine", "limit", "message"), [("polars", "1GB", "wants duckdb or spark"), ("spark", "much", "--memory-limit 'much'")])
-def test_an_unknown_engine_or_an_unreadable_limit_is_refused(engine: str, limit: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("engine", "limit", "message"), [("polars", "1GB", "wants duckdb or spark"), ("spark", "much", "--memory-limit 'much'")]
+)
+def test_an_unknown_engine_or_an_unreadable_limit_is_refused(
+    engine: str, limit: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pathlib import Path
 
     from include.jobs.feature_engine import feature_engine

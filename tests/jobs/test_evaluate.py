@@ -23,7 +23,6 @@ from include.lifecycle.bias import NAMES
 from include.lifecycle.domain import ReviewCapacity
 from include.lifecycle.evaluation import METRICS
 from include.lifecycle.metrics import reviewed_share
-from include.lifecycle.profile import Profile
 from include.stores.objects import ObjectStore
 
 DOMAIN = domains.get("auto_claims")
@@ -192,15 +191,6 @@ def test_reasons_name_the_features_that_matter(alone: job.Evaluation) -> None:
     assert all(example["reasons"] for example in alone.explainability["highest_scores"])
 
 
-def test_the_profile_counts_every_event_of_every_day(alone: job.Evaluation, data: DatasetFile) -> None:
-    profile = Profile.from_json(json.loads(json.dumps(alone.profile.as_json())))
-    assert profile.rows.sum() == data.rows
-    assert len(profile.days) == 20
-    assert set(profile.schema.edges) == {"score", "amount", *data.features}
-    assert set(profile.schema.levels) == {"facet_gender", "facet_age_band"}
-    assert profile.numeric["feature_0"].missing.sum() == np.isnan(data.numbers("feature_0")).sum()
-
-
 def test_text_from_data_is_escaped_in_the_page(models: dict[str, model_file.Model], test_events: pa.Table) -> None:
     place = test_events.column_names.index("event_id")
     hostile = test_events.set_column(place, "event_id", pa.array(["<script>alert(1)</script>"] * test_events.num_rows))
@@ -231,7 +221,9 @@ def parquet(table: pa.Table) -> bytes:
 def evaluated(bucket: ObjectStore, monkeypatch: pytest.MonkeyPatch, **changes: str) -> int:
     monkeypatch.setenv("FRAUD_BUCKET", bucket.bucket)
     options = {"domain": "auto_claims", "dataset": bucket.uri("d/1/"), "model": bucket.uri("m/model.tar.gz"), "output": bucket.uri("r/1/")}
-    arguments = [part for name, value in (options | {"result": bucket.uri("r/1/result.json")} | changes).items() for part in (f"--{name}", value)]
+    arguments = [
+        part for name, value in (options | {"result": bucket.uri("r/1/result.json")} | changes).items() for part in (f"--{name}", value)
+    ]
     return main(["evaluate", *arguments])
 
 
@@ -246,7 +238,7 @@ def test_the_job_from_bucket_to_bucket(
     assert result["gate"]["passed"] is True
     assert result["champion"]["differences"]["average_precision"]["value"] > 0
     assert set(result["metrics"]["savings"]) == {"value", "low", "high"}
-    assert set(result["reports"]) == {"evaluation", "bias", "explainability", "profile", "gate", "report", "smoke_test"}
+    assert set(result["reports"]) == {"evaluation", "bias", "explainability", "gate", "report", "smoke_test"}
     for name, uri in result["reports"].items():
         content = bucket.get(bucket.key(uri))
         if name == "report":
@@ -261,7 +253,11 @@ def test_the_job_from_bucket_to_bucket(
 
 
 def test_what_is_missing_or_damaged_is_named(
-    bucket: ObjectStore, folders: dict[str, Path], test_events: pa.Table, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bucket: ObjectStore,
+    folders: dict[str, Path],
+    test_events: pa.Table,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refused(**changes: str) -> str:
         assert evaluated(bucket, monkeypatch, **changes) == 2

@@ -36,7 +36,9 @@ def ingested(objects: MemoryStore, *keys: str, year: int | None = None, checks: 
 
 def test_good_rows_are_curated_by_event_day_with_their_times() -> None:
     objects = MemoryStore()
-    key = land(objects, "payments", "2026-01-02", "p.csv", payments("1,c1,10.5,,2026-01-01T08:00:00Z,", "2,c1,1e2,N/A,2026-01-02 09:30:00+01:00,1"))
+    key = land(
+        objects, "payments", "2026-01-02", "p.csv", payments("1,c1,10.5,,2026-01-01T08:00:00Z,", "2,c1,1e2,N/A,2026-01-02 09:30:00+01:00,1")
+    )
     result = ingested(objects, key)
     assert result["tables"]["payments"] == {"landed": 2, "curated": 2, "quarantined": 0, "reasons": {}, "warnings": [], "refused_files": []}
     assert result["event_days"] == ["2026-01-01", "2026-01-02"]
@@ -129,7 +131,9 @@ def test_all_reasons_of_a_row_are_named() -> None:
 def test_a_ten_million_character_cell_harms_its_own_row_only() -> None:
     objects = MemoryStore()
     huge = "x" * 10_000_000
-    key = land(objects, "payments", "2026-01-02", "p.csv", payments(f"1,c,1,{huge},2026-01-01,", f"2,c,{huge},,2026-01-01,", "3,c,1,,2026-01-01,"))
+    key = land(
+        objects, "payments", "2026-01-02", "p.csv", payments(f"1,c,1,{huge},2026-01-01,", f"2,c,{huge},,2026-01-01,", "3,c,1,,2026-01-01,")
+    )
     result = ingested(objects, key)["tables"]["payments"]
     assert result["reasons"] == {"amount: longer than 65536 characters": 1, "note: longer than 65536 characters": 1}
     assert [row["payment"] for row in curated(objects, "payments")] == [3]

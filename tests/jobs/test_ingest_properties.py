@@ -52,7 +52,9 @@ class File:
 
 KEYS = st.sampled_from(["1", "2"])
 DATES = st.sampled_from(["2026-01-01", "2026-01-02"])
-PAYMENT = st.tuples(KEYS, st.just("c"), st.sampled_from(["1", "2", "x"]), st.sampled_from(["", "n"]), DATES, st.sampled_from(["", "0", "1"]))
+PAYMENT = st.tuples(
+    KEYS, st.just("c"), st.sampled_from(["1", "2", "x"]), st.sampled_from(["", "n"]), DATES, st.sampled_from(["", "0", "1"])
+)
 LABEL = st.tuples(KEYS, st.sampled_from(["0", "1"]), DATES)
 CARD = st.tuples(KEYS, st.just("DE"), st.sampled_from(["", "1", "2"]))
 
@@ -173,7 +175,9 @@ def check_against_model(objects: MemoryStore, files: list[File]) -> None:
     assert sorted((r["dt"], r["payment"], r["card"], r["amount"], r["event_time"], r["available_at"]) for r in rows) == expected.payments
     found = sorted((r["dt"], r["event_id"], r["label"], r["event_time"], r["available_at"]) for r in labels(objects))
     assert found == expected.labels
-    limits = sorted((r["card"], "" if r["limit_eur"] is None else str(r["limit_eur"]), r["available_at"]) for r in curated(objects, "cards"))
+    limits = sorted(
+        (r["card"], "" if r["limit_eur"] is None else str(r["limit_eur"]), r["available_at"]) for r in curated(objects, "cards")
+    )
     assert limits == expected.cards
     for table, reasons in expected.reasons.items():
         assert Counter(reason for row in quarantined(objects, table) for reason in row["reasons"]) == reasons

@@ -60,7 +60,9 @@ def stored(domain: Domain, name: Name) -> dict[str, bytes]:
     keys = []
     for day in range(DAYS):
         delivered = day_of(10 * day).isoformat()
-        keys.append(land(objects, "payments", delivered, "a.csv", payments(list(range(10 * day - (day > 0 and day % 3 == 0), 10 * day + 10)), name)))
+        keys.append(
+            land(objects, "payments", delivered, "a.csv", payments(list(range(10 * day - (day > 0 and day % 3 == 0), 10 * day + 10)), name))
+        )
         if day >= 4:
             keys.append(land(objects, "labels", delivered, "a.csv", labelled(day, [10 * (day - 4) + place for place in range(3)], name)))
     ingest(domain, objects, manifest(*keys), {})
@@ -103,7 +105,9 @@ def test_a_repeat_of_the_key_is_found_in_quarantine(domain: Domain, name: Name) 
     key = land(objects, "payments", day_of(50).isoformat(), "late.csv", payments([59], name, 2))
     objects.reads.clear()
     ingest(domain, objects, manifest(key), {})
-    assert [read for read in objects.reads if read.startswith("small/quarantine/")] == [LAYOUT.quarantine("payments", day_of(60), "a.csv.parquet")]
+    assert [read for read in objects.reads if read.startswith("small/quarantine/")] == [
+        LAYOUT.quarantine("payments", day_of(60), "a.csv.parquet")
+    ]
     assert LAYOUT.landing("payments", day_of(60), "a.csv") in objects.reads, "what was a repeat corrects the late row now"
 
 
@@ -129,7 +133,9 @@ def test_a_label_makes_features_stale_from_the_day_on_which_it_was_known() -> No
     result = deliver(objects, domain, DAYS + 5, labels="payment,label,decided_at\n155,1,2026-01-24\n")
     assert result["stale_features"] == [], "known more than a week after the payment: nobody looks back as far"
     result = deliver(objects, domain, 17, "late.csv", labels=labelled(17, [155], str))
-    assert result["stale_features"] == [["2026-01-18", "2026-01-23"]], "known on the 18th; payments until a week after that of the 16th see it"
+    assert result["stale_features"] == [["2026-01-18", "2026-01-23"]], (
+        "known on the 18th; payments until a week after that of the 16th see it"
+    )
     built(objects)
     result = deliver(objects, domain, 17, "late.csv", labels=labelled(17, [], str))
     assert result["stale_features"] == [["2026-01-18", "2026-01-23"]], "withdrawn: the file says no more of it"

@@ -22,7 +22,9 @@ def check(*expectations: gxe.Expectation, frame: pd.DataFrame = FRAME):
 def test_critical_expectations_name_the_rows_that_break_them() -> None:
     result = check(
         gxe.ExpectColumnValuesToBeBetween(column="a", max_value=3, severity="critical"),
-        gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="b", column_B="a", severity="critical", ignore_row_if="either_value_is_missing"),
+        gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+            column_A="b", column_B="a", severity="critical", ignore_row_if="either_value_is_missing"
+        ),
         gxe.ExpectColumnValuesToNotBeNull(column="b", severity="critical"),
         frame=FRAME.set_index(pd.Index([7, 7, 9, 3])),
     )

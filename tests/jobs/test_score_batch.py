@@ -207,23 +207,25 @@ def test_entities_with_a_known_fraud_are_marked_in_the_queue_and_the_capacity_is
 
 def test_a_known_fraud_marks_its_entity_from_when_it_was_known_until_it_is_withdrawn_or_old(bucket: ObjectStore, tmp_path: Path) -> None:
     domain = domains.get("card_payments")
-    payments = pd.DataFrame(
-        {
-            "transaction_id": [1, 2, 3, 4, 5],
-            "tx_datetime": ["2026-03-01T10:00:00Z", "2026-03-02T10:00:00Z", "2026-03-03T10:00:00Z", "2026-03-04T10:00:00Z", "2026-03-20T10:00:00Z"],
-            "customer_id": [7, 7, 8, 9, 7],
-            "terminal_id": [1, 1, 1, 1, 1],
-            "tx_amount": [10.0] * 5,
-            "tx_fraud": [None] * 5,
-        }
-    )
-    labels = pd.DataFrame(
-        {
-            "transaction_id": [1, 2, 3, 4],
-            "label": [1, 1, 1, 0],
-            "decided_at": ["2026-03-05T00:00:00Z", "2026-03-06T12:00:00Z", "2026-03-06T00:00:00Z", "2026-03-05T00:00:00Z"],
-        }
-    )
+    payments = pd.DataFrame({
+        "transaction_id": [1, 2, 3, 4, 5],
+        "tx_datetime": [
+            "2026-03-01T10:00:00Z",
+            "2026-03-02T10:00:00Z",
+            "2026-03-03T10:00:00Z",
+            "2026-03-04T10:00:00Z",
+            "2026-03-20T10:00:00Z",
+        ],
+        "customer_id": [7, 7, 8, 9, 7],
+        "terminal_id": [1, 1, 1, 1, 1],
+        "tx_amount": [10.0] * 5,
+        "tx_fraud": [None] * 5,
+    })
+    labels = pd.DataFrame({
+        "transaction_id": [1, 2, 3, 4],
+        "label": [1, 1, 1, 0],
+        "decided_at": ["2026-03-05T00:00:00Z", "2026-03-06T12:00:00Z", "2026-03-06T00:00:00Z", "2026-03-05T00:00:00Z"],
+    })
     withdrawn = pd.DataFrame({"transaction_id": [3], "label": [0], "decided_at": ["2026-03-08T00:00:00Z"]})
     take(domain, bucket, [("transactions", 20, payments), ("labels", 6, labels), ("labels", 8, withdrawn)])
     context = JobContext(domain)
@@ -245,8 +247,17 @@ def test_a_known_fraud_marks_its_entity_from_when_it_was_known_until_it_is_withd
 
 
 def test_a_sources_texts_cannot_become_part_of_the_page() -> None:
-    event = QueuedEvent(1, "<script>x</script>", datetime(2026, 3, 12, tzinfo=UTC), "<b>", 5.0, 0.5, 1.0, (), datetime(2026, 3, 1, tzinfo=UTC))
-    facts = {"day": "2026-03-12", "rows": 1, "capacity": 1, "expected_benefit": 1.0, "model_has_seen_the_day": False, "features_are_stale": False}
+    event = QueuedEvent(
+        1, "<script>x</script>", datetime(2026, 3, 12, tzinfo=UTC), "<b>", 5.0, 0.5, 1.0, (), datetime(2026, 3, 1, tzinfo=UTC)
+    )
+    facts = {
+        "day": "2026-03-12",
+        "rows": 1,
+        "capacity": 1,
+        "expected_benefit": 1.0,
+        "model_has_seen_the_day": False,
+        "features_are_stale": False,
+    }
     for domain in (DOMAIN, replace(DOMAIN, entity="customer")):
         page = queue_page(domain, [event], facts, "<i>model", "<u>as of")
         assert not any(text in page for text in ("<script", "<b>", "<i>model", "<u>as"))

@@ -47,7 +47,9 @@ def start(base: Path) -> Server:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {"SAGEMAKER_BASE_DIR": str(base), "SAGEMAKER_BIND_TO_PORT": str(port)}
-    process = subprocess.Popen([sys.executable, "-m", "include.jobs", "serve"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "include.jobs", "serve"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
     return Server(port, process)
 
 

@@ -59,9 +59,13 @@ def test_metric_lines_match_the_regex_of_a_metric_definition(tmp_path: Path, cap
     for name, value in description["metrics"].items():
         found = re.findall(rf".*{name}=(\S+);", printed)
         assert [float(text) for text in found] == [pytest.approx(value, rel=1e-4)], name
-    assert {"train-average_precision", "validation-average_precision", "validation-roc_auc", "validation-log_loss", "best_iteration"} <= set(
-        description["metrics"]
-    )
+    assert {
+        "train-average_precision",
+        "validation-average_precision",
+        "validation-roc_auc",
+        "validation-log_loss",
+        "best_iteration",
+    } <= set(description["metrics"])
     assert description["trees"] == description["metrics"]["best_iteration"] + 1 < 200
     assert description["features"] == [f"feature_{number}" for number in range(8)]
     assert description["training"]["train"]["rows"] == 2_400
@@ -160,7 +164,13 @@ def test_hyperparameters_are_checked(root: Path, changes: dict[str, object], rea
 
 def test_hyperparameters_as_the_sdk_writes_them(tmp_path: Path) -> None:
     path = tmp_path / "hyperparameters.json"
-    values = {"domain": '"auto_claims"', "as_of": '"2026-03-01T00:00:00Z"', "num_boost_round": "20", "early_stopping_rounds": '5', "seed": "1"}
+    values = {
+        "domain": '"auto_claims"',
+        "as_of": '"2026-03-01T00:00:00Z"',
+        "num_boost_round": "20",
+        "early_stopping_rounds": "5",
+        "seed": "1",
+    }
     path.write_text(json.dumps(values | {"eta": "0.1", "sagemaker_job_name": '"x"', "_tuning_objective_metric": "validation"}))
     read = Hyperparameters.read(path)
     assert (read.domain, read.as_of, read.num_boost_round) == ("auto_claims", "2026-03-01T00:00:00Z", 20)

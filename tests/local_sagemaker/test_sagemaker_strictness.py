@@ -171,7 +171,7 @@ def test_models_and_endpoints(server: Server) -> None:
     capture = {
         "EnableCapture": True,
         "InitialSamplingPercentage": 100,
-        "DestinationS3Uri": "s3://b/x",
+        "DestinationS3Uri": "s3://b%/x",
         "CaptureOptions": [{"CaptureMode": "Input"}],
     }
     serverless = {"VariantName": "v", "ModelName": "strict", "ServerlessConfig": {"MemorySizeInMB": 1024, "MaxConcurrency": 1}}
@@ -195,7 +195,7 @@ def test_models_and_endpoints(server: Server) -> None:
         (config(serverless), "ServerlessConfig"),
         (config({"VariantName": "v", "ModelName": "strict"}), "InstanceType and InitialInstanceCount are required"),
         (config(variant, ShadowProductionVariants=[variant]), "does not support ShadowProductionVariants"),
-        (config(variant, DataCaptureConfig=capture), "does not support DataCaptureConfig"),
+        (config(variant, DataCaptureConfig=capture), "'s3://b%/x' is not the address of a place in S3"),
         (lambda: sagemaker.describe_endpoint_config(EndpointConfigName="none"), "Could not find endpoint configuration"),
         (lambda: sagemaker.create_endpoint(EndpointName="other", EndpointConfigName="none"), "Could not find endpoint configuration"),
         (lambda: sagemaker.create_endpoint(EndpointName="a_b", EndpointConfigName="strict"), "regular expression"),

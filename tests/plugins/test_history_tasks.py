@@ -92,8 +92,8 @@ def listing(
 ) -> dict[str, Any]:
     from sagemaker_lifecycle import tasks
 
-    monkeypatch.setattr(tasks, "_registry", lambda: ModelRegistry(SageMaker(packages)))
-    monkeypatch.setattr(tasks, "_objects", lambda: bucket)
+    monkeypatch.setattr(tasks, "model_registry", lambda: ModelRegistry(SageMaker(packages)))
+    monkeypatch.setattr(tasks, "object_store", lambda: bucket)
     events = {"asset": [SimpleNamespace(extra={})]} if triggered else {}
     context: Any = {"params": {"as_of": None, "period_days": 7, **params}, "triggering_asset_events": events}
     return tasks.list_history(DOMAIN, context)

@@ -11,7 +11,11 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
+from include import domains
 from include import settings as places
+from include.stores.captures import Captures, ServedModel
+from include.stores.layout import Layout
+from include.stores.objects import ObjectStore
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVICE = botocore.session.get_session().get_service_model("sagemaker")
@@ -117,12 +121,52 @@ def test_model_and_endpoint_configuration(on_aws: places.Settings, monkeypatch: 
     assert model["VpcConfig"]["Subnets"] == list(on_aws.network.subnets)
     assert model["EnableNetworkIsolation"] is True
     assert model["Tags"]
+    noted: list[tuple[str, dict[str, str]]] = []
+    monkeypatch.setattr(
+        "sagemaker_lifecycle.endpoints.note_served_models",
+        lambda request, packages: noted.append((request["EndpointConfigName"], dict(packages))),
+    )
     operator = SingleVariantConfigOperator(task_id="c", domain="auto_claims", model_package=package)
     config = accepted("CreateEndpointConfig", sent_by(operator, monkeypatch, "create_endpoint_config"))
     assert config["KmsKeyId"] == on_aws.encryption.kms_key_arn
     assert config["ProductionVariants"][0]["ModelName"] == model["ModelName"] == model_request("auto_claims", package)["ModelName"]
     assert config["ProductionVariants"][0]["InitialInstanceCount"] == on_aws.endpoint.instance_count
     assert config["Tags"]
+    assert noted == [(config["EndpointConfigName"], {"champion": package})], "before the configuration is created"
+    capture = config["DataCaptureConfig"]
+    assert capture["EnableCapture"] is True
+    assert capture["InitialSamplingPercentage"] == domains.get("auto_claims").monitoring.capture_percentage
+    assert [option["CaptureMode"] for option in capture["CaptureOptions"]] == ["Input", "Output"]
+    assert set(capture["CaptureContentTypeHeader"]["CsvContentTypes"]) == {"text/csv"}
+    assert "application/json" in capture["CaptureContentTypeHeader"]["JsonContentTypes"]
+    assert capture["KmsKeyId"] == on_aws.encryption.kms_key_arn
+    assert capture["DestinationS3Uri"].startswith(f"s3://{on_aws.bucket}/auto_claims/captured/")
+
+
+def test_each_configuration_captures_to_a_place_of_its_own_that_says_what_it_serves(
+    on_aws: places.Settings, monkeypatch: pytest.MonkeyPatch, bucket: ObjectStore
+) -> None:
+    from sagemaker_lifecycle import endpoints
+
+    def destination(package: str) -> str:
+        return str(endpoints.endpoint_config_request("auto_claims", package)["DataCaptureConfig"]["DestinationS3Uri"])
+
+    assert destination("arn:1") == destination("arn:1")
+    assert destination("arn:1") != destination("arn:2")
+    registry = SimpleNamespace(package=lambda arn: SimpleNamespace(model=f"s3://b/models/{arn[-1]}/model.tar.gz"))
+    monkeypatch.setattr(endpoints, "model_registry", lambda: registry)
+    monkeypatch.setattr(endpoints, "object_store", lambda: bucket)
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "current", lambda: replace(on_aws, bucket=bucket.bucket))
+        request = endpoints.endpoint_config_request("auto_claims", "arn:1")
+    for _ in range(2):
+        endpoints.note_served_models(request, {"champion": "arn:1", "challenger": "arn:2"})
+    key = bucket.key(request["DataCaptureConfig"]["DestinationS3Uri"])
+    assert [info.key for info in bucket.list("")] == [f"{key}/variants.json"]
+    assert Captures(bucket, Layout("auto_claims")).served_models(key.rpartition("/")[2]) == {
+        "champion": ServedModel("arn:1", "s3://b/models/1/model.tar.gz"),
+        "challenger": ServedModel("arn:2", "s3://b/models/2/model.tar.gz"),
+    }
 
 
 def test_settings_that_cannot_be_used_say_why(tmp_path: Path) -> None:
@@ -183,12 +227,13 @@ def test_model_package_and_its_group(on_aws: places.Settings, monkeypatch: pytes
             return {"ModelPackageArn": "arn"}
 
     monkeypatch.setattr(SageMakerHook, "conn", Client())
-    names = ("report", "smoke_test", "evaluation", "bias", "explainability", "profile")
+    names = ("report", "smoke_test", "evaluation", "bias", "explainability")
     evaluation = {
         "gate": {"passed": True, "reasons": ["good"]},
         "reports": {name: f"s3://b/{name}" for name in names},
         "metrics": {"roc_auc": {"value": 0.8, "low": 0.7, "high": 0.9}},
     }
+    baseline = {"reports": {name: f"s3://b/{name}.json" for name in ("profile", "reference")}}
     training = {"job": "job", "model": "s3://b/model.tar.gz", "code_version": "0123456789ab"}
     operator = RegisterModelOperator(
         task_id="register",
@@ -197,6 +242,7 @@ def test_model_package_and_its_group(on_aws: places.Settings, monkeypatch: pytes
         dataset={"uri": "s3://b/datasets/1/"},
         training=training,
         evaluation=evaluation,
+        baseline=baseline,
     )
     context: Any = {"dag_run": SimpleNamespace(dag_id="auto_claims.train_model", run_id="manual__1")}
     assert operator.execute(context)["gate_passed"] is True

@@ -38,7 +38,7 @@ def planned(
     registry = SimpleNamespace(
         package=known.__getitem__, newest_approved=lambda _: approved[-1] if approved else None, champion=lambda _: champion
     )
-    monkeypatch.setattr(tasks, "_registry", lambda: registry)
+    monkeypatch.setattr(tasks, "model_registry", lambda: registry)
     context: Any = {
         "params": {"first_day": None, "last_day": None, "model_package": None, "as_of": None, **params},
         "dag_run": SimpleNamespace(data_interval_end=None, logical_date=None, run_after=RUN_AFTER),
@@ -82,7 +82,7 @@ def test_by_hand_without_a_day_it_is_the_last_that_has_features(monkeypatch: pyt
     from airflow.sdk.exceptions import AirflowSkipException
     from sagemaker_lifecycle import tasks
 
-    monkeypatch.setattr(tasks, "_objects", lambda: bucket)
+    monkeypatch.setattr(tasks, "object_store", lambda: bucket)
     with pytest.raises(AirflowSkipException, match="auto_claims has no features yet under s3://"):
         planned(monkeypatch, [package(1)])
     for day in (date(2026, 3, 9), date(2026, 3, 11), date(2026, 3, 10)):

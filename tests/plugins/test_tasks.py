@@ -67,7 +67,7 @@ def plan(
 
     known = {each.arn: each for each in packages}
     registry = SimpleNamespace(package=known.__getitem__, newest_approved=lambda _: packages[-1] if packages else None, live=lambda _: live)
-    monkeypatch.setattr(tasks, "_registry", lambda: registry)
+    monkeypatch.setattr(tasks, "model_registry", lambda: registry)
     events = {"asset": [SimpleNamespace(extra={"model_package": rung})]} if rung else {}
     context: Any = {"params": {"model_package": asked}, "triggering_asset_events": events}
     return tasks.plan_deployment(DOMAIN, context)
@@ -119,7 +119,7 @@ def test_a_smoke_test_passes_only_where_every_score_is_the_one_expected(monkeypa
     from sagemaker_lifecycle import tasks
 
     expected = {"rows": [[1.0, None], [2.0, 3.0]], "scores": [0.1, 0.2]}
-    monkeypatch.setattr(tasks, "_objects", lambda: SimpleNamespace(key=str, get_json=lambda _: expected))
+    monkeypatch.setattr(tasks, "object_store", lambda: SimpleNamespace(key=str, get_json=lambda _: expected))
     sent: list[bytes] = []
 
     def invoke_endpoint(Body: bytes, **_: Any) -> dict[str, Any]:

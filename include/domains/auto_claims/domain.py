@@ -12,6 +12,7 @@ from include.lifecycle.domain import (
     Facet,
     Gate,
     Label,
+    Monitoring,
     Owner,
     ReviewCapacity,
     Table,
@@ -119,4 +120,5 @@ DOMAIN = Domain(
         non_inferiority_margin=0.05,
     ),
     approval=Approval(automatic=False, approvers=("claims_lead",)),
+    monitoring=Monitoring(reporting_delay=timedelta(days=2)),  # claims are reported within two days of the incident
 )

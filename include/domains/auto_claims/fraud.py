@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 CHANGES: dict[str, str] = {
     "staged_collisions": (
-        "a new scheme: 2 in 100 claims become staged rear-end collisions with two injured people, high injury claims, no witness and no"
+        "a new scheme: 6 in 100 claims become staged rear-end collisions with two injured people, high injury claims, no witness and no"
         " police, by customers of less than a year"
     ),
     "moved_fraud": (
@@ -34,7 +34,7 @@ CHANGES: dict[str, str] = {
 
 BASE_SCORE = -4.68
 MOVED_BASE_SCORE = -5.4
-STAGED_SHARE = 0.02
+STAGED_SHARE = 0.06
 STORM_SHARE = 0.25
 
 

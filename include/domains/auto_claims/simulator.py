@@ -19,10 +19,12 @@ from include.domains.auto_claims import fraud, population
 from include.domains.auto_claims.domain import CLAIMS, CUSTOMERS
 from include.domains.auto_claims.fraud import CHANGES
 
-__all__ = ["CHANGES", "HISTORY", "Delivery", "Simulation", "deliveries", "simulate"]
+__all__ = ["CHANGES", "HISTORY", "LIVE", "Delivery", "Simulation", "deliveries", "simulate"]
 
 HISTORY = {"days": 90, "events": 20_000}
 """What the laptop's demonstration simulates."""
+LIVE = {"days": 18, "change": "staged_collisions", "change_after": 3}
+"""The days after it, and how fraud changes then."""
 DECISION_DAYS = (5, 30)
 """A label is decided so many days after the incident: at least, at most."""
 REPORT_DELAY_WEIGHTS = (70, 20, 10)

@@ -21,10 +21,12 @@ from include.domains.card_payments.domain import CHARGEBACK_DELAY, TRANSACTIONS
 from include.domains.card_payments.fraud import CHANGES, Compromises
 from include.domains.card_payments.population import DAY_SECONDS, PAYMENTS_PER_CUSTOMER_AND_DAY, RADIUS, SIDE, Payments, Population
 
-__all__ = ["CHANGES", "HISTORY", "Delivery", "Simulation", "deliveries", "simulate", "simulate_population"]
+__all__ = ["CHANGES", "HISTORY", "LIVE", "Delivery", "Simulation", "deliveries", "simulate", "simulate_population"]
 
 HISTORY = {"days": 90, "events": 170_000}
 """What the laptop's demonstration simulates."""
+LIVE = {"days": 18, "change": "distant_terminals", "change_after": 4}
+"""The days after it, and how fraud changes then."""
 TERMINALS_PER_CUSTOMER = 2
 TERMINALS_WITHIN_REACH = 10
 """In a small simulation customers go farther than RADIUS: so far that they reach this many terminals on average."""

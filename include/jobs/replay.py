@@ -1,0 +1,367 @@
+"""replay: a domain's events through its live endpoint as if their days passed now, and what was landed meanwhile delivered on its day.
+
+For each event day from ``--first-day`` to ``--last-day``, in order: the day's stored features (``features/dt=<day>/``) are sent in the order of event
+time, one request an event, with the event's id as inference id and ``event_time=<instant>`` as custom attribute; then, with ``--landing``, the files
+of that delivery day land under ``raw/``: those of labels, or of all tables. What ingests them is the caller's business.
+
+``--landing`` is a folder as ``simulate`` writes it: ``<table>/dt=<delivery day>/<file>``. To have features of simulated days at all, land their files
+first (``--only-land --land all``) and ingest them.
+
+Captures reach S3 seconds (on AWS: minutes) after the answers; ``--wait-for-captures`` ends the job when they are there, so that what is collected
+next is whole.
+
+A day that went through this endpoint's configuration whole is not sent again, unless its features have changed since, or with ``--again``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pyarrow as pa
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NoConnection
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from include.jobs.context import JobContext, JobError
+from include.jobs.dataset_file import DatasetFile
+from include.jobs.model_archive import open_model
+from include.lifecycle.as_of import Days, iso
+from include.lifecycle.domain import LABELS_TABLE
+from include.lifecycle.names import endpoint_name
+from include.stores.captures import CaptureFile, Captures
+from include.stores.layout import Layout
+from include.stores.objects import ObjectNotFoundError, ObjectStore
+from include.stores.partitions import Partitions
+
+_WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds before an event is sent again that the endpoint could not answer."""
+_MOST_CONNECTIONS = 64
+_POLL_SECONDS = 0.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--endpoint", help="(default: the domain's)")
+    parser.add_argument("--first-day", required=True, type=date.fromisoformat, help="event day, UTC")
+    parser.add_argument("--last-day", required=True, type=date.fromisoformat, help="last event day, UTC, included")
+    parser.add_argument("--rate", type=float, help="requests a second at most (default: as many as are answered)")
+    parser.add_argument("--percentage", type=int, default=100, help="of the events, always the same ones (default: 100)")
+    parser.add_argument("--connections", type=int, default=4, help="requests under way at once (default: 4)")
+    parser.add_argument("--wait-for-captures", type=float, default=0.0, metavar="SECONDS", help="how long to wait for them (default: not at all)")
+    parser.add_argument("--again", action="store_true", help="send days that went through this endpoint before, too")
+    parser.add_argument("--landing", type=Path, help="folder of landing files, <table>/dt=<delivery day>/<file>, to be delivered as days pass")
+    parser.add_argument("--land", choices=("labels", "all"), default="labels", help="which of them (default: labels)")
+    parser.add_argument("--only-land", action="store_true", help="deliver the files of those days, send nothing")
+
+
+def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
+    """Result: {"endpoint", "configuration" (of the endpoint; null with --only-land), "events" (sent), "seconds", "days": [{"day", "events",
+    "seconds"}], "skipped_days" (sent before), "days_without_features", "landed" (URIs of files), "captured" (new lines in S3; null where they were
+    not waited for)}.
+
+    JobError where the endpoint is not in service, captures nothing of this domain, or refuses an event; where a day's features are not the
+    model's; and for arguments that make no sense. What was sent until then stays sent, and is skipped next time."""
+    days = _checked(options)
+    landing = Landing(context.objects, context.layout, options.landing, _tables(context, options.land)) if options.landing else None
+    result: dict[str, Any] = {"endpoint": None, "configuration": None, "events": 0, "seconds": 0.0, "days": [], "skipped_days": [],
+                              "days_without_features": [], "landed": [], "captured": None}  # fmt: skip
+    if options.only_land:
+        assert landing is not None  # noqa: S101 -- for mypy: _checked refuses it
+        return result | {"landed": [uri for day in days for uri in landing.deliver(day)]}
+    runtime_config = Config(max_pool_connections=options.connections, retries={"total_max_attempts": 1}, read_timeout=70)
+    live = LiveEndpoint.find(context, boto3.client("sagemaker"), options.endpoint or endpoint_name(context.domain.name))
+    sender = Sender(boto3.client("sagemaker-runtime", config=runtime_config), live, options.rate, options.connections)
+    captured = NewCaptures(context, live) if options.wait_for_captures else None
+    features = Partitions(context.objects, context.layout.features)
+    versions = features.versions(days[0], days[-1])
+    result |= {"endpoint": live.name, "configuration": live.configuration}
+    with progress_of(sum(1 for day in days if day in versions)) as shown:
+        for day in days:
+            marker = context.layout.replayed(live.name, live.configuration, day)
+            if day not in versions:
+                result["days_without_features"].append(day.isoformat())
+            elif not options.again and _was_sent(context.objects, marker, versions[day], options.percentage):
+                result["skipped_days"].append(day.isoformat())
+                shown.say(f"{day}: went through {live.name} before")
+            else:
+                rows = DatasetFile(context.objects.uri(features.key(day)), features.read(day))
+                requests = requests_of(rows, live.features, options.percentage)
+                shown.begin(day, len(requests))
+                begun = time.monotonic()
+                sender.send(requests, shown.advance)
+                seconds = time.monotonic() - begun
+                context.objects.put_json(marker, {"features": versions[day], "percentage": options.percentage, "events": len(requests)})
+                result["days"].append({"day": day.isoformat(), "events": len(requests), "seconds": round(seconds, 3)})
+                shown.say(f"{day}: {len(requests):,} events in {seconds:.1f} s, {len(requests) / max(seconds, 1e-9):,.0f} a second")
+            landed = landing.deliver(day) if landing else []
+            if landed:
+                result["landed"] += landed
+                shown.say(f"{day}: {len(landed)} files landed")
+        result["events"] = sum(day["events"] for day in result["days"])
+        if captured is not None:
+            result["captured"] = captured.wait(result["events"], options.wait_for_captures)
+            shown.say(f"{result['captured']:,} requests are captured")
+    result["seconds"] = round(sum(day["seconds"] for day in result["days"]), 3)
+    return result
+
+
+def _checked(options: argparse.Namespace) -> list[date]:
+    try:
+        days = Days(options.first_day, options.last_day)
+    except ValueError as error:
+        raise JobError(f"--first-day, --last-day: {error}") from error
+    if options.rate is not None and not options.rate > 0:
+        raise JobError("--rate wants a number above 0")
+    if not 1 <= options.percentage <= 100:
+        raise JobError("--percentage wants 1 to 100")
+    if not 1 <= options.connections <= _MOST_CONNECTIONS:
+        raise JobError(f"--connections wants 1 to {_MOST_CONNECTIONS}")
+    if options.only_land and options.landing is None:
+        raise JobError("--only-land wants --landing, the folder of the files")
+    if options.landing is not None and not options.landing.is_dir():
+        raise JobError(f"--landing {options.landing} is not a folder")
+    return [days.first + timedelta(days=number) for number in range((days.last - days.first).days + 1)]
+
+
+def _tables(context: JobContext, which: str) -> tuple[str, ...]:
+    return (LABELS_TABLE,) if which == "labels" else tuple(table.name for table in context.domain.landing_tables)
+
+
+def _was_sent(objects: ObjectStore, marker: str, version: str, percentage: int) -> bool:
+    try:
+        sent = objects.get_json(marker)
+        return bool(sent["features"] == version and sent["percentage"] >= percentage)
+    except ObjectNotFoundError:
+        return False
+
+
+# ---------------------------------------------------------------------------------------------------------------------- delivering
+
+
+@dataclass(frozen=True)
+class Landing:
+    """``folder``/<table>/dt=<delivery day>/<file>, of which the files of ``tables`` are delivered."""
+
+    objects: ObjectStore
+    layout: Layout
+    folder: Path
+    tables: Sequence[str]
+
+    def deliver(self, day: date) -> list[str]:
+        """Lands the files of one delivery day; their URIs. Again, it puts the same objects."""
+        return [
+            self.objects.upload(path, self.layout.landing(table, day, path.name))
+            for table in self.tables
+            for path in sorted((self.folder / table / f"dt={day.isoformat()}").glob("*"))
+            if path.is_file()
+        ]
+
+
+# ------------------------------------------------------------------------------------------------------------------------- sending
+
+
+@dataclass(frozen=True)
+class LiveEndpoint:
+    """An endpoint in service. ``configuration``: the name under ``captured/``; ``features``: what its variants' models want, in order; ``sampled``:
+    the share of the requests that is captured."""
+
+    name: str
+    configuration: str
+    features: tuple[str, ...]
+    sampled: float = 1.0
+
+    @classmethod
+    def find(cls, context: JobContext, sagemaker: Any, name: str) -> LiveEndpoint:
+        """JobError where it cannot be replayed through."""
+        try:
+            described = sagemaker.describe_endpoint(EndpointName=name)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ValidationException":
+                raise
+            raise JobError(f"there is no endpoint {name}: deploy a model of {context.domain.name} first") from error
+        if described["EndpointStatus"] != "InService":
+            why = described.get("FailureReason", "no reason given")
+            raise JobError(f"the endpoint {name} is {described['EndpointStatus']} ({why}), not InService")
+        capture = described.get("DataCaptureConfig", {})
+        root = context.objects.uri(context.layout.captured(""))
+        if not capture.get("EnableCapture") or not capture["DestinationS3Uri"].startswith(root):
+            raise JobError(f"the endpoint {name} captures nothing under {root}: what is replayed through it would be lost. Deploy the model again")
+        configuration = capture["DestinationS3Uri"].removeprefix(root).strip("/")
+        served = Captures(context.objects, context.layout).served_models(configuration)
+        if not served:
+            raise JobError(f"{capture['DestinationS3Uri']}/variants.json is missing: nothing says which model {name} serves. Deploy it again")
+        wanted: dict[tuple[str, ...], str] = {}
+        for number, model in enumerate(sorted({model.model for model in served.values()})):
+            with tempfile.TemporaryDirectory() as folder:
+                wanted[open_model(context.objects, model, Path(folder) / str(number), context.domain).features] = model
+        if len(wanted) > 1:
+            raise JobError(f"the variants of {name} want different features: {', '.join(wanted.values())}; one request cannot serve both")
+        return cls(name, configuration, next(iter(wanted)), capture["CurrentSamplingPercentage"] / 100)
+
+
+class NewCaptures:
+    """Capture files of an endpoint's configuration that were not there yet."""
+
+    def __init__(self, context: JobContext, live: LiveEndpoint) -> None:
+        self._objects, self._captures, self._live = context.objects, Captures(context.objects, context.layout), live
+        self._before = {file.key for file in self._files()}
+        self._lines: dict[str, int] = {}
+
+    def _files(self) -> list[CaptureFile]:
+        return [file for file in self._captures.files() if file.configuration == self._live.configuration]
+
+    def wait(self, requests: int, seconds: float) -> int:
+        """How many lines there are, once there is one for each of ``requests``, or after ``seconds`` (where only a share is captured: always)."""
+        expected = requests if self._live.sampled == 1 else None  # how many a sample has is left to chance
+        deadline = time.monotonic() + seconds
+        while True:
+            for key in {file.key for file in self._files()} - self._before - self._lines.keys():
+                self._lines[key] = self._objects.get(key).count(b"\n")
+            found = sum(self._lines.values())
+            if (expected is not None and found >= expected) or time.monotonic() >= deadline:
+                return found
+            time.sleep(_POLL_SECONDS)
+
+
+def requests_of(rows: DatasetFile, features: tuple[str, ...], percentage: int = 100) -> list[dict[str, Any]]:
+    """InvokeEndpoint's parameters for each event, in the order of time. JobError where a feature is missing or infinite."""
+    rows.matrix(features)  # which says what is wrong with them
+    ordered = DatasetFile(rows.source, rows.table.sort_by([("event_time", "ascending"), ("event_id", "ascending")]))
+    columns = [ordered.numbers(name).tolist() for name in features]
+    times = ordered.table["event_time"].cast(pa.timestamp("us", "UTC")).to_pylist()
+    return [
+        {
+            "InferenceId": event,
+            "CustomAttributes": f"event_time={iso(happened)}",
+            "ContentType": "text/csv",
+            "Accept": "text/csv",
+            "Body": ",".join("" if math.isnan(value) else repr(value) for value in values).encode(),
+        }
+        for event, happened, *values in zip(ordered.texts("event_id"), times, *columns, strict=True)
+        if percentage == 100 or _in_sample(str(event), percentage)
+    ]
+
+
+def _in_sample(event_id: str, percentage: int) -> bool:
+    return int.from_bytes(hashlib.sha256(event_id.encode()).digest()[:8], "big") % 100 < percentage
+
+
+@dataclass
+class Sender:
+    """``runtime``: boto3's ``sagemaker-runtime`` client, whose own retries are off. ``rate``: requests a second at most, None: no limit."""
+
+    runtime: Any
+    endpoint: LiveEndpoint
+    rate: float | None = None
+    connections: int = 4
+
+    def send(self, requests: Sequence[dict[str, Any]], advance: Callable[[], None]) -> None:
+        """Sends them in this order, several under way at once; ``advance`` is called after each answer. JobError for the first that fails."""
+        stop, taking = threading.Event(), threading.Lock()
+        waiting = self._paced(requests, stop)
+        failures: list[Exception] = []
+
+        def work() -> None:
+            while not stop.is_set():
+                with taking:
+                    request = next(waiting, None)
+                if request is None:
+                    return
+                try:
+                    self._invoke(request, stop)
+                    advance()
+                except Exception as error:
+                    failures.append(error)
+                    stop.set()
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self.connections, max(len(requests), 1)))]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:
+            stop.set()  # Ctrl-C ends the threads, too
+        if failures:
+            raise failures[0]
+
+    def _paced(self, requests: Iterable[dict[str, Any]], stop: threading.Event) -> Iterator[dict[str, Any]]:
+        begun = time.monotonic()
+        for number, request in enumerate(requests):
+            if self.rate is not None:
+                stop.wait(max(0.0, begun + number / self.rate - time.monotonic()))
+            yield request
+
+    def _invoke(self, request: dict[str, Any], stop: threading.Event) -> None:
+        for wait in (*_WAITS, None):
+            try:
+                self.runtime.invoke_endpoint(EndpointName=self.endpoint.name, **request)["Body"].read()
+                return
+            except (ClientError, HTTPClientError, NoConnection) as error:
+                if wait is None or not _may_pass(error):
+                    what = f"event {request['InferenceId']}: {self.endpoint.name} did not answer: {error}"
+                    raise JobError(what) from error
+                if stop.wait(wait):
+                    return
+            except BotoCoreError as error:  # an id or a time that no request can carry
+                raise JobError(f"event {request['InferenceId']} cannot be sent: {error}") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same request may be answered a little later."""
+    if not isinstance(error, ClientError):
+        return True
+    details: Any = error.response
+    status = details.get("OriginalStatusCode") or details["ResponseMetadata"]["HTTPStatusCode"]
+    return bool(status >= 500 or status == 429 or "Throttl" in error.response["Error"]["Code"])
+
+
+# ------------------------------------------------------------------------------------------------------------------------ progress
+
+
+@dataclass
+class _Shown:
+    bar: Progress
+    days: int
+    task: Any = None
+    begun: int = 0
+
+    def begin(self, day: date, events: int) -> None:
+        self.begun += 1
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+        self.task = self.bar.add_task(f"{day} ({self.begun} of {self.days})", total=events)
+
+    def advance(self) -> None:
+        self.bar.advance(self.task)
+
+    def say(self, text: str) -> None:
+        self.bar.console.print(f"replay: {text}", highlight=False, soft_wrap=True)
+
+
+class _RateColumn(TextColumn):
+    def render(self, task: Any) -> Any:
+        return f"{task.speed:,.0f} a second" if task.speed else ""
+
+
+@contextmanager
+def progress_of(days: int) -> Iterator[_Shown]:
+    """On a terminal a bar for the day under way, with its rate; and, anywhere, a line for each day, beside the result on standard output."""
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(), _RateColumn(""), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, refresh_per_second=4, disable=not console.is_terminal) as bar:
+        yield _Shown(bar, days)

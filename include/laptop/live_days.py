@@ -1,0 +1,128 @@
+"""Days of live traffic on the local stack: events land, go through the endpoint, and are watched, until fraud changes and the monitor notices."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from include.laptop.processes import StackError
+from include.lifecycle.as_of import iso
+from include.settings import ROOT
+from include.stores.alarms import Alarms
+from include.stores.layout import Layout
+
+if TYPE_CHECKING:
+    from include.laptop.demo import Demo
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``days`` of events after the history, on the last of which, at the latest, the change must be found. ``change``: a name in the simulator's
+    CHANGES, which holds from the day ``change_after`` days of usual traffic on."""
+
+    days: int
+    change: str
+    change_after: int
+
+    def change_day(self, first: date) -> date:
+        return first + timedelta(days=self.change_after)
+
+
+@dataclass
+class LiveDays:
+    """``landing``: a folder with the files of these days, as ``simulate`` writes it. ``first``: the first live day."""
+
+    demo: Demo
+    plan: Plan
+    landing: Path
+    first: date
+    windows: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self) -> dict[str, Any]:
+        """Lets the days pass until the alarm. Returns what the summary says of it; "found" is None where it stayed silent to the end."""
+        demo, changed = self.demo, self.plan.change_day(self.first)
+        last = self.first + timedelta(days=self.plan.days - 1)
+        with demo.stage("live_ingest", f"{demo.domain.name}.ingest_data, the files of {self.first} to {last}"):
+            self._land(last)
+            demo.follow(
+                "ingest_data",
+                demo.api.trigger(self._dag("ingest_data"), {"first_day": self.first.isoformat(), "last_day": last.isoformat()}),
+            )
+        found = None
+        for number in range(self.plan.days):
+            day = self.first + timedelta(days=number)
+            usual = "usual traffic" if day < changed else f"{self.plan.change}, day {(day - changed).days + 1}"
+            with demo.stage(f"live_{day}", f"{day}, {usual}: requests to the endpoint, then {demo.domain.name}.monitor_model"):
+                self._replay(day)
+                window = self._watch(day)
+            if window["alarm"]:
+                found = window
+                break
+        if found and found["last_day"] < changed:
+            raise StackError(f"a false alarm before anything changed: {found}")
+        return self._summary(changed, found)
+
+    def _dag(self, stage: str) -> str:
+        return f"{self.demo.domain.name}.{stage}"
+
+    def _land(self, last: date) -> None:
+        layout = Layout(self.demo.domain.name)
+        for path in sorted(self.landing.rglob("*.*")):
+            table, day = path.parent.parent.name, date.fromisoformat(path.parent.name.removeprefix("dt="))
+            if self.first <= day <= last:
+                self.demo.objects.upload(path, layout.landing(table, day, path.name))
+
+    def _replay(self, day: date) -> None:
+        command = ["replay", "--domain", self.demo.domain.name, "--first-day", day.isoformat(), "--last-day", day.isoformat()]
+        command += ["--wait-for-captures", "60"]
+        done = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "include.jobs", *command],
+            env=self.demo.stack.job_environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise StackError(f"sending the events of {day} to the endpoint failed; its reason stands above")
+        self.demo.console.print(f"  {json.loads(done.stdout)['events']} requests", highlight=False)
+
+    def _watch(self, day: date) -> dict[str, Any]:
+        """One run of monitor_model for the window that ends with the day."""
+        demo = self.demo
+        as_of = datetime.combine(day + timedelta(days=1), time(), UTC) + demo.domain.monitoring.reporting_delay
+        before = len(self._alarms())
+        run = demo.follow("monitor_model", demo.api.trigger(self._dag("monitor_model"), {"as_of": iso(as_of)}), quietly=True)
+        analysis = demo.api.xcom(self._dag("monitor_model"), run, "analyse")
+        alarms = self._alarms()
+        sign = "[red]ALARM[/]" if len(alarms) > before else "[green]✓[/]" if analysis["verdict"]["severity"] == "none" else "[yellow]![/]"
+        demo.console.print(f"  {sign} {analysis['verdict']['headline']}", highlight=False)
+        self.windows.append({
+            "last_day": day,
+            "severity": analysis["verdict"]["severity"],
+            "kinds": analysis["verdict"]["kinds"],
+            "alarm": alarms[-1] if len(alarms) > before else None,
+            "report": demo.stack_url(analysis["reports"]["page"]),
+            "estimated_average_precision": analysis["metrics"].get("Estimated.average_precision"),
+        })  # fmt: skip
+        return self.windows[-1]
+
+    def _alarms(self) -> list[dict[str, Any]]:
+        return Alarms(self.demo.objects, Layout(self.demo.domain.name)).all()
+
+    def _summary(self, changed: date, found: dict[str, Any] | None) -> dict[str, Any]:
+        return {
+            "change": self.plan.change,
+            "change_day": changed.isoformat(),
+            "began": found["alarm"]["since"] if found else None,
+            "found": found["last_day"].isoformat() if found else None,
+            "days_until_found": (found["last_day"] - changed).days + 1 if found else None,
+            "kinds": found["alarm"]["kinds"] if found else [],
+            "report": self.windows[-1]["report"],
+            "windows": [{**window, "last_day": window["last_day"].isoformat(), "alarm": bool(window["alarm"])} for window in self.windows],
+        }
