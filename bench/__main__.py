@@ -10,7 +10,7 @@ import sys
 
 from bench import reference
 
-BENCHES = ("dag_parsing", "jobs", "serving", "auto_claims", "handbook", "card_features", "simulation", "backfill")
+BENCHES = ("dag_parsing", "jobs", "serving", "auto_claims", "handbook", "card_features", "simulation", "backfill", "estimated_quality")
 
 
 def main() -> int:

@@ -69,7 +69,8 @@ def nannyml(reference: Values, window: Values, numeric: bool) -> bool:
 def psi_or_ks(reference: Values, window: Values, numeric: bool) -> bool:
     if numeric:
         edges = np.unique(np.quantile(reference, np.linspace(0, 1, 11)[1:-1]))
-        before, after = (np.bincount(np.searchsorted(edges, values, "right"), minlength=edges.size + 1) / values.size for values in (reference, window))
+        cells = (np.searchsorted(edges, values, "right") for values in (reference, window))
+        before, after = (np.bincount(cell, minlength=edges.size + 1) / cell.size for cell in cells)
     else:
         before, after = _level_shares(reference, window)
     before, after = np.maximum(before, 1e-4), np.maximum(after, 1e-4)

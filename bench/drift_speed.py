@@ -36,9 +36,10 @@ ROW_GROUP = 250_000
 MEGABYTE = 1e6
 
 OURS = """
-import argparse, json, resource, sys, time
+import argparse, json, sys, time
 from pathlib import Path
-from include.jobs import monitor
+from bench.peers import peak_bytes
+from include.jobs import monitor, monitoring_report
 parser = argparse.ArgumentParser()
 monitor.add_arguments(parser)
 options = parser.parse_args(sys.argv[1:])
@@ -46,10 +47,10 @@ options = parser.parse_args(sys.argv[1:])
 started = time.perf_counter()
 status = monitor.run(options)
 seconds = time.perf_counter() - started
-print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "status": status}))
+print(json.dumps({"seconds": seconds, "peak": peak_bytes(), "status": status}))
 """
 EVIDENTLY = """
-import json, resource, sys, time
+import json, sys, time
 import pandas as pd
 from evidently import DataDefinition, Dataset, Report
 from evidently.presets import DataDriftPreset
@@ -62,10 +63,10 @@ sets = [Dataset.from_pandas(frame, data_definition=definition) for frame in (win
 found = Report([DataDriftPreset()]).run(*sets)
 seconds = time.perf_counter() - started
 columns = len(found.dict()["metrics"]) - 1
-print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "columns": columns}))
+print(json.dumps({"seconds": seconds, "peak": peak_bytes(), "columns": columns}))
 """
 NANNYML = """
-import json, resource, sys, time
+import json, sys, time
 import pandas as pd
 import nannyml
 baseline, window = (pd.read_parquet(path).drop(columns="day") for path in sys.argv[1:3])
@@ -74,7 +75,7 @@ found = nannyml.UnivariateDriftCalculator(column_names=list(baseline), chunk_num
 frame = found.to_df()
 seconds = time.perf_counter() - started
 columns = len({name for name, *_ in frame.columns if name != "chunk"})
-print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "columns": columns}))
+print(json.dumps({"seconds": seconds, "peak": peak_bytes(), "columns": columns}))
 """
 
 

@@ -65,8 +65,9 @@ class Found:
 
 def level_shares(levels: int) -> Array:
     """Some levels are ten times as frequent as others."""
-    shares = np.geomspace(1, 0.1, levels)
-    return shares / shares.sum()
+    shares: Array = np.geomspace(1, 0.1, levels)
+    shares /= shares.sum()
+    return shares
 
 
 def cell_shares() -> list[Array]:
@@ -76,7 +77,7 @@ def cell_shares() -> list[Array]:
         shares = level_shares(levels)
         if levels > LEVELS:
             buckets = np.array([zlib.crc32(f"level {level}".encode()) % BUCKETS for level in range(levels)])
-            shares = np.bincount(buckets, shares, BUCKETS)
+            shares = np.asarray(np.bincount(buckets, shares, BUCKETS), np.float64)
         found.append(shares)
     return found
 
@@ -87,7 +88,7 @@ class World:
     def __init__(self, kind: str, rng: np.random.Generator) -> None:
         self.kind, self.rng, self.shares = kind, rng, cell_shares()
         self.sd = DAY_SD if kind == "days" else 0.0
-        self.weekdays = [rng.normal(size=(7, self._effects(shares, place))) * (WEEKDAY_SD if self.sd else 0) for place, shares in enumerate(self.shares)]
+        self.weekdays = [rng.normal(size=(7, self._effects(place))) * (WEEKDAY_SD if self.sd else 0) for place in range(COLUMNS)]
 
     def draw(self, rows: int, first: int, days: int) -> list[Days]:
         """Of every column. Days are counted from the world's first."""
@@ -98,15 +99,15 @@ class World:
         weekday = (first + np.arange(days)) % 7
         return [Days(dates, self.rng.multinomial(sizes, self._of_days(place, weekday))) for place in range(COLUMNS)]
 
-    def _effects(self, shares: Array, place: int) -> int:
-        return 1 if place < NUMERIC else shares.size
+    def _effects(self, place: int) -> int:
+        return 1 if place < NUMERIC else self.shares[place].size
 
     def _of_days(self, place: int, weekday: npt.NDArray[np.int64]) -> Array:
         """Shape (days, cells)."""
         shares = self.shares[place]
         if not self.sd:
             return np.tile(shares, (weekday.size, 1))
-        effect = self.weekdays[place][weekday] + self.sd * self.rng.normal(size=(weekday.size, self._effects(shares, place)))
+        effect = self.weekdays[place][weekday] + self.sd * self.rng.normal(size=(weekday.size, self._effects(place)))
         if place < NUMERIC:  # the column's mean moves
             edges = ndtri(np.linspace(0, 1, BINS + 1))
             return np.diff(ndtr(edges[None, :] - effect), axis=1)
@@ -204,8 +205,9 @@ def main() -> None:
     for kind in [kind for kind in KINDS if kind in options.only]:
         for sizes in SIZES:
             name = f"{kind}_{sizes[0]}_{sizes[1]}"
-            published |= dict(figures(name, simulated(kind, *sizes, baselines, windows, seed=1)))
-            print(name, *(f"{key.removeprefix(name)[1:]} {figure.value:.3g}" for key, figure in published.items() if key.startswith(name)), flush=True)
+            found = dict(figures(name, simulated(kind, *sizes, baselines, windows, seed=1)))
+            print(name, *(f"{key.removeprefix(name)[1:]} {figure.value:.3g}" for key, figure in found.items()), flush=True)
+            published |= found
     if "real" in options.only:
         published |= dict(figures("real_5000_500", real(5_000, 500, 20 if options.quick else 200, 50, seed=2)))
     publish("false_alarms", published)

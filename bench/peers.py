@@ -5,6 +5,7 @@ They want other versions of pandas than this project, and send usage statistics 
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -44,10 +45,16 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | SILENCE
 
 
+def peak_bytes() -> int:
+    """The largest resident set of this process so far (Linux). ``resource.getrusage`` would not do: a child's begins at its parent's."""
+    with open("/proc/self/status") as status:
+        return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+
 def ask(peer: str, program: str, arguments: Sequence[str] = ()) -> Any:
-    """Runs ``program`` (Python source that prints JSON as its last line) in the peer's environment. RuntimeError with the end of what it said
-    where it fails."""
-    command = [str(python(peer)), "-c", program, *arguments]
+    """Runs ``program`` (Python source that prints JSON as its last line, and may call ``peak_bytes``) in the peer's environment. RuntimeError with
+    the end of what it said where it fails."""
+    command = [str(python(peer)), "-c", f"{inspect.getsource(peak_bytes)}\n{program}", *arguments]
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     if ended.returncode:
         raise RuntimeError(f"{peer} failed (status {ended.returncode}):\n{ended.stderr[-2000:]}")

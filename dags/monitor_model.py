@@ -106,10 +106,11 @@ def monitor_model(domain: Domain) -> None:
         def decide(analysis: dict) -> dict:
             return decide_on_alarm(domain, analysis)
 
-        @task(outlets=[assets.drift_alarm(domain.name)])
-        def sound_alarm(run: dict, alarm: dict | None, why: str) -> None:
-            extra = raise_alarm(domain, run["history"], alarm, why)
-            get_current_context()["outlet_events"][assets.drift_alarm(domain.name)].extra = extra
+        @task(multiple_outputs=True, outlets=[assets.drift_alarm(domain.name)])
+        def sound_alarm(run: dict, alarm: dict | None, why: str) -> dict:
+            told = raise_alarm(domain, run["history"], alarm, why)
+            get_current_context()["outlet_events"][assets.drift_alarm(domain.name)].extra = told
+            return told
 
         route = choose_collection(run["history"])
         route >> [collect, analyse]

@@ -68,18 +68,15 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     JobError where a model's archive is missing or damaged, or a variants.json is."""
     captures = Captures(context.objects, context.layout)
     every = captures.files()
+    newest = every[-1].hour if every else None
     collected = CollectedFiles(context)
-    files = [
-        file
-        for file in every
-        if (options.since is None or options.since <= file.hour) and (options.until is None or file.hour < options.until) and file not in collected
-    ]
+    asked = [file for file in every if (not options.since or options.since <= file.hour) and (not options.until or file.hour < options.until)]
+    files = [file for file in asked if file not in collected]
     found = Counter(dict.fromkeys(_COUNTS, 0))
     reasons: Counter[str] = Counter()
     days: set[date] = set()
     with tempfile.TemporaryDirectory() as scratch:
-        patient_until = max((file.hour for file in every), default=None)
-        collector = _Collector(context, captures, Path(scratch), patient_until)
+        collector = _Collector(context, captures, Path(scratch), newest)
         for batch in _batches(files):
             collector.take(batch, found, reasons, days)
             collected.add([file for file in batch if file.key not in collector.unfinished])

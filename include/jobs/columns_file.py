@@ -35,7 +35,9 @@ _ABSENT = pa.array(MISSING_NUMBERS)
 _TRUTH = pa.array(["True", "TRUE", "False", "FALSE"])
 _PARQUET_MAGIC = b"PAR1"
 _HEAD_BYTES = 1 << 16
-_DAYS = "SELECT CAST(TRY_CAST(value AS TIMESTAMP) AS DATE) AS value FROM given"
+# Otherwise all that was read stays in memory, and whole row groups are read at once.
+_STREAMED = {"pre_buffer": False, "buffer_size": 1 << 20}
+_DAYS = "SELECT CAST(make_timestamp(epoch_us(TRY_CAST(value AS TIMESTAMPTZ))) AS DATE) AS value FROM given"
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class ColumnsFile:
             if self.delimiter is None:
                 schema = pq.read_schema(self.path)
                 texts = [name for name in wanted if _is_text(schema.field(name).type)]
-                parquet = pq.ParquetFile(self.path, read_dictionary=texts, page_checksum_verification=True)
+                parquet = pq.ParquetFile(self.path, read_dictionary=texts, page_checksum_verification=True, **_STREAMED)
                 for batch in parquet.iter_batches(rows, columns=wanted):
                     yield batch.select(wanted)
             else:
@@ -147,7 +149,9 @@ def as_days(column: pa.Array) -> pa.Array:
         return column.cast(pa.timestamp(column.type.unit)).cast(pa.date32(), safe=False)  # an instant is stored in UTC, whatever its zone
     if column_kind(column.type) != "text":
         return pa.nulls(len(column), pa.date32())
-    with duckdb.connect() as connection:  # its TRY_CAST goes cell by cell, where Arrow's cast gives up on the whole column
+    with duckdb.connect() as connection:  # its TRY_CAST goes cell by cell; Arrow's cast gives up on the whole column
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET TimeZone = 'UTC'")
         connection.register("given", pa.table({"value": column.cast(pa.string())}))
         return connection.sql(_DAYS).to_arrow_table()["value"].combine_chunks()
 

@@ -18,7 +18,7 @@ STYLE = """
 .column { border-top: 1px solid var(--edge); padding: .8rem 0 1.2rem; break-inside: avoid }
 .column h3 { margin: 0 0 .2rem; font-size: 1.08em; overflow-wrap: anywhere } .column p { margin: .2rem 0 .6rem }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem 2rem; align-items: start }
-.plots svg:not(.pair) { width: 100%; height: auto; max-width: 30rem; display: block }
+.plots figure { max-width: 34rem } .plots svg:not(.pair) { width: 100%; height: auto; max-width: 30rem; display: block }
 .cells { width: 100%; font-size: .87em; line-height: 1.25 } .cells td, .cells th { padding: .12rem .35rem; border: 0; vertical-align: middle }
 .cells td:first-child { width: 37%; overflow-wrap: anywhere } .cells td:nth-child(2) { width: 39% } .cells td:nth-child(n+3) { white-space: nowrap }
 .cells th { border-bottom: 1px solid var(--rule) } .cells th:nth-child(2) { text-align: left } .cells .moved { font-weight: 600 }

@@ -75,7 +75,7 @@ _CHECKS = {
     "not_a_number": "text instead of a number", "infinite": "infinite values", "out_of_range": "out of range", "unseen_level": "levels never seen",
     "constant": "always the same value", "row_count": "rows a day", "score_range": "score outside 0 to 1", "labels": "labels",
 }  # fmt: skip
-_SHARE_CHECKS = {"missing", "not_a_number", "infinite", "out_of_range", "unseen_level", "score_range", "labels"}
+_SHARE_CHECKS = {"missing", "not_a_number", "infinite", "out_of_range", "unseen_level", "constant", "labels"}
 _ABSENT_BECAUSE = {
     "score": "the score: no score column was given",
     "multivariate": "columns taken together: there are not enough columns or rows for it",
@@ -185,7 +185,7 @@ def _findings(report: Json) -> str:
         found = sorted(by_kind[kind], key=lambda f: order.index(f["severity"]))
         title, anchor, action = _KINDS[kind]
         severity = found[0]["severity"]
-        others = [METRICS.get(finding["name"]) or text(finding["name"]) for finding in found[1:]]
+        others = [(METRICS | _CHECKS).get(finding["name"]) or text(finding["name"]) for finding in found[1:]]
         hidden = f" and {len(others) - _NAMED:,} more" if len(others) > _NAMED else ""
         more = f" So also: {', '.join(others[:_NAMED])}{hidden}." if others else ""
         items.append(

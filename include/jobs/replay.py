@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import re
 import sys
 import tempfile
 import threading
@@ -52,6 +53,7 @@ _WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds before an event is sent again that the endpoint could not answer."""
 _MOST_CONNECTIONS = 64
 _POLL_SECONDS = 0.5
+_INFERENCE_ID = re.compile(r"[!-~][ -~]{0,63}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,8 +88,7 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     live = LiveEndpoint.find(context, boto3.client("sagemaker"), options.endpoint or endpoint_name(context.domain.name))
     sender = Sender(boto3.client("sagemaker-runtime", config=runtime_config), live, options.rate, options.connections)
     captured = NewCaptures(context, live) if options.wait_for_captures else None
-    features = Partitions(context.objects, context.layout.features)
-    versions = features.versions(days[0], days[-1])
+    versions = Partitions(context.objects, context.layout.features).versions(days[0], days[-1])
     result |= {"endpoint": live.name, "configuration": live.configuration}
     with progress_of(sum(1 for day in days if day in versions)) as shown:
         for day in days:
@@ -98,15 +99,9 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
                 result["skipped_days"].append(day.isoformat())
                 shown.say(f"{day}: went through {live.name} before")
             else:
-                rows = DatasetFile(context.objects.uri(features.key(day)), features.read(day))
-                requests = requests_of(rows, live.features, options.percentage)
-                shown.begin(day, len(requests))
-                begun = time.monotonic()
-                sender.send(requests, shown.advance)
-                seconds = time.monotonic() - begun
-                context.objects.put_json(marker, {"features": versions[day], "percentage": options.percentage, "events": len(requests)})
-                result["days"].append({"day": day.isoformat(), "events": len(requests), "seconds": round(seconds, 3)})
-                shown.say(f"{day}: {len(requests):,} events in {seconds:.1f} s, {len(requests) / max(seconds, 1e-9):,.0f} a second")
+                result["days"].append(_send_day(context, day, sender, options.percentage, shown))
+                events = result["days"][-1]["events"]
+                context.objects.put_json(marker, {"features": versions[day], "percentage": options.percentage, "events": events})
             landed = landing.deliver(day) if landing else []
             if landed:
                 result["landed"] += landed
@@ -117,6 +112,18 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
             shown.say(f"{result['captured']:,} requests are captured")
     result["seconds"] = round(sum(day["seconds"] for day in result["days"]), 3)
     return result
+
+
+def _send_day(context: JobContext, day: date, sender: Sender, percentage: int, shown: _Shown) -> dict[str, Any]:
+    features = Partitions(context.objects, context.layout.features)
+    rows = DatasetFile(context.objects.uri(features.key(day)), features.read(day))
+    requests = requests_of(rows, sender.endpoint.features, percentage)
+    shown.begin(day, len(requests))
+    begun = time.monotonic()
+    sender.send(requests, shown.advance)
+    seconds = time.monotonic() - begun
+    shown.say(f"{day}: {len(requests):,} events in {seconds:.1f} s, {len(requests) / max(seconds, 1e-9):,.0f} a second")
+    return {"day": day.isoformat(), "events": len(requests), "seconds": round(seconds, 3)}
 
 
 def _checked(options: argparse.Namespace) -> list[date]:
@@ -238,8 +245,11 @@ class NewCaptures:
 
 
 def requests_of(rows: DatasetFile, features: tuple[str, ...], percentage: int = 100) -> list[dict[str, Any]]:
-    """InvokeEndpoint's parameters for each event, in the order of time. JobError where a feature is missing or infinite."""
+    """InvokeEndpoint's parameters for each event, in the order of time. JobError where a feature is missing or infinite, or an event's id is no
+    inference id."""
     rows.matrix(features)  # which says what is wrong with them
+    if wrong := [event for event in rows.texts("event_id") if not _INFERENCE_ID.fullmatch(event or "")]:
+        raise JobError(f"{rows.source}: {len(wrong)} event ids cannot be inference ids, 1 to 64 printable ASCII characters: {wrong[0]!r}")
     ordered = DatasetFile(rows.source, rows.table.sort_by([("event_time", "ascending"), ("event_id", "ascending")]))
     columns = [ordered.numbers(name).tolist() for name in features]
     times = ordered.table["event_time"].cast(pa.timestamp("us", "UTC")).to_pylist()

@@ -72,7 +72,8 @@ class ScoredEvents:
             amounts=self.data.numbers("amount"),
             days=self.data.days(),
             entities=np.array(self.data.texts("entity_id"), str),
-            groups=np.array(self.data.texts("group_id"), str),
+            # an event of no known group is one of its own: all of them together would look like one huge cluster
+            groups=np.array([group or event for group, event in zip(*map(self.data.texts, ("group_id", "event_id")), strict=True)], str),
         )
 
 

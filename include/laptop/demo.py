@@ -152,7 +152,7 @@ class Demo:
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
         """Says what is done now, and how long it took."""
-        self.console.print(f"[bold]{title}[/] …")
+        self.console.print(f"[bold]{title}[/] …", soft_wrap=True)
         started = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - started

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from include.laptop.processes import StackError
 from include.lifecycle.as_of import iso
 from include.settings import ROOT
-from include.stores.alarms import Alarms
 from include.stores.layout import Layout
 
 if TYPE_CHECKING:
@@ -57,7 +55,7 @@ class LiveDays:
         for number in range(self.plan.days):
             day = self.first + timedelta(days=number)
             usual = "usual traffic" if day < changed else f"{self.plan.change}, day {(day - changed).days + 1}"
-            with demo.stage(f"live_{day}", f"{day}, {usual}: requests to the endpoint, then {demo.domain.name}.monitor_model"):
+            with demo.stage(f"live_{day}", f"{day}, {usual}: requests, then monitor_model"):
                 self._replay(day)
                 window = self._watch(day)
             if window["alarm"]:
@@ -84,36 +82,30 @@ class LiveDays:
             [sys.executable, "-m", "include.jobs", *command],
             env=self.demo.stack.job_environment,
             cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
+            stdout=subprocess.DEVNULL,
             check=False,
         )
         if done.returncode:
             raise StackError(f"sending the events of {day} to the endpoint failed; its reason stands above")
-        self.demo.console.print(f"  {json.loads(done.stdout)['events']} requests", highlight=False)
 
     def _watch(self, day: date) -> dict[str, Any]:
         """One run of monitor_model for the window that ends with the day."""
-        demo = self.demo
+        demo, dag_id = self.demo, self._dag("monitor_model")
         as_of = datetime.combine(day + timedelta(days=1), time(), UTC) + demo.domain.monitoring.reporting_delay
-        before = len(self._alarms())
-        run = demo.follow("monitor_model", demo.api.trigger(self._dag("monitor_model"), {"as_of": iso(as_of)}), quietly=True)
-        analysis = demo.api.xcom(self._dag("monitor_model"), run, "analyse")
-        alarms = self._alarms()
-        sign = "[red]ALARM[/]" if len(alarms) > before else "[green]✓[/]" if analysis["verdict"]["severity"] == "none" else "[yellow]![/]"
-        demo.console.print(f"  {sign} {analysis['verdict']['headline']}", highlight=False)
+        run = demo.follow("monitor_model", demo.api.trigger(dag_id, {"as_of": iso(as_of)}), quietly=True)
+        analysis = demo.api.xcom(dag_id, run, "analyse")
+        alarm = demo.api.xcom(dag_id, run, "sound_alarm")
+        sign = "[red]ALARM[/]" if alarm else "[green]✓[/]" if analysis["verdict"]["severity"] == "none" else "[yellow]![/]"
+        demo.console.print(f"  {sign} {analysis['verdict']['headline']}", highlight=False, soft_wrap=True)
         self.windows.append({
             "last_day": day,
             "severity": analysis["verdict"]["severity"],
             "kinds": analysis["verdict"]["kinds"],
-            "alarm": alarms[-1] if len(alarms) > before else None,
+            "alarm": alarm,
             "report": demo.stack_url(analysis["reports"]["page"]),
             "estimated_average_precision": analysis["metrics"].get("Estimated.average_precision"),
         })  # fmt: skip
         return self.windows[-1]
-
-    def _alarms(self) -> list[dict[str, Any]]:
-        return Alarms(self.demo.objects, Layout(self.demo.domain.name)).all()
 
     def _summary(self, changed: date, found: dict[str, Any] | None) -> dict[str, Any]:
         return {

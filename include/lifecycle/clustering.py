@@ -31,7 +31,8 @@ class Clusters:
 
     @cached_property
     def groups_within_days(self) -> NDArray[np.intp]:
-        return np.unique(self.groups * self.day_count + self.days, return_inverse=True)[1]
+        codes: NDArray[np.intp] = np.unique(self.groups * self.day_count + self.days, return_inverse=True)[1]
+        return codes
 
     def covariance(self, influence: FloatArray) -> tuple[FloatArray, float]:
         """Covariance of Σ over events of ``influence``, shape (events, k) → (k, k), and its degrees of freedom.

@@ -6,7 +6,7 @@ that could not come out significant, because the event occurs on neither side, i
 
 As JSON, each check: {"check", "column" (null: of all rows), "found", "severity": "alarm" | "warn" | "note", "baseline", "current" (shares of rows,
 rows a day, or null), "effect" (their difference; for "row_count" their ratio), "minimum_effect", "p_value" (null: nothing was left to chance),
-"began" (day | null), "says"}.
+"level" (of this test), "began" (day | null), "says"}.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Check:
     effect: float | None = None
     minimum_effect: float | None = None
     p_value: float | None = None
+    level: float | None = None
     began: str | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -104,9 +105,9 @@ def data_quality(
         if name not in absent:
             tested += [replace(check, severity=severity) for check in _of_column(monitoring, baseline, window, name)]
     possible = [check for check in tested if check.baseline or check.current]
-    level = column_level(monitoring.level, len(possible))
-    checks = [_noted(baseline, replace(check, found=_is_found(check, level))) for check in tested]
-    checks.append(_row_count(monitoring, baseline, window, days))
+    level = column_level(monitoring.level, len(possible) + 1)
+    checks = [_noted(baseline, replace(check, found=_is_found(check, level), level=level)) for check in tested]
+    checks.append(_row_count(monitoring, baseline, window, days, level))
     if score is not None and score not in absent:
         checks.append(_score_range(monitoring, window, score))
     return checks
@@ -141,7 +142,7 @@ def _of_column(monitoring: Monitoring, baseline: Profile, window: Profile, name:
 def _share(monitoring: Monitoring, check: CheckName, name: str, found: ShareDrift, words: str) -> Check:
     then, now = found.baseline or 0.0, found.current or 0.0
     says = f"{name}: {_percent(now)} of {words}; at the baseline {_percent(then)}."
-    return Check(check, name, False, "note", says, then, now, found.effect, monitoring.minimum_missing, found.p_value, found.began)
+    return Check(check, name, False, "note", says, then, now, found.effect, monitoring.minimum_missing, found.p_value, began=found.began)
 
 
 def _out_of(profile: Profile, count: Counts) -> Days:
@@ -192,7 +193,7 @@ def _constant(monitoring: Monitoring, baseline: Profile, window: Profile, name: 
     yield Check("constant", name, False, "note", says, 1 - share, 0.0, share - 1, monitoring.minimum_missing, chance)
 
 
-def _row_count(monitoring: Monitoring, baseline: Profile, window: Profile, days: int | None) -> Check:
+def _row_count(monitoring: Monitoring, baseline: Profile, window: Profile, days: int | None, level: float) -> Check:
     """Rows a day against those of the baseline: a t-test, the standard error from how the baseline's days differ. Without days, or with few of
     the baseline, only no row at all is found."""
     severity = severity_of(monitoring, "data_quality")
@@ -205,9 +206,9 @@ def _row_count(monitoring: Monitoring, baseline: Profile, window: Profile, days:
     spread = float(baseline.rows.std(ddof=1)) * math.sqrt(1 / len(baseline.days) + 1 / max(covered, 1))
     p_value = 2 * float(stdtr(len(baseline.days) - 1, -abs(now - then) / spread)) if spread > 0 else float(now == then)
     ratio = now / then
-    found = total == 0 or (p_value <= monitoring.level and not floor < ratio < 1 / floor)
+    found = total == 0 or (p_value <= level and not floor < ratio < 1 / floor)
     says = f"{now:,.0f} rows a day; at the baseline {then:,.0f}."
-    return Check("row_count", None, found, severity, says, then, now, ratio, floor, p_value)
+    return Check("row_count", None, found, severity, says, then, now, ratio, floor, p_value, level=level)
 
 
 def _span(days: Sequence[str]) -> int:

@@ -14,8 +14,8 @@ Version 1::
 
 ``Side``: {"source", "rows", "days" (null where rows carry none), "first_day", "last_day"}. ``Column``: ``include.lifecycle.drift``. ``Check``:
 ``include.lifecycle.data_quality``. The sections: ``include.lifecycle.quality_drift``, ``estimated_quality``, ``bias_drift`` and
-``attribution_drift``. ``level`` is the significance level of one family of tests on one window, ``p_value`` null where nothing was left to chance.
-Numbers that are not defined are null.
+``attribution_drift``. ``level`` is the significance level of one family of tests on one window, that of a finding its share of it; ``p_value`` is
+null where nothing was left to chance. Numbers that are not defined are null.
 
 A finding is a result that drifted: significant at its level, and beyond its floor. Whether it alarms, warns, or is only noted is the policy's
 word (``domain.Monitoring.alarm_on``, ``warn_on``). ``outcome`` is "drift" where one of them alarms or warns. With fewer than ``MINIMUM_ROWS`` rows
@@ -161,7 +161,7 @@ def _findings(monitoring: Monitoring, document: Json) -> Iterator[dict[str, Any]
             "effect": result.get("effect"),
             "minimum_effect": minimum,
             "p_value": result.get("p_value"),
-            "level": monitoring.level,
+            "level": result.get("level") or monitoring.level,
             "says": says,
             "began": result.get("began"),
         }
@@ -179,7 +179,13 @@ def _findings(monitoring: Monitoring, document: Json) -> Iterator[dict[str, Any]
         for metric, result in (document[kind] or {}).get("metrics", {}).items():
             if result["drifted"]:
                 says = f"{METRICS.get(metric, metric)}: {_value(result[now])} {_NOW[kind]}, against {_value(result[then])} {_THEN[kind]}."
-                yield finding(kind, metric, result, monitoring.minimum_quality_loss.get(metric), says)
+                yield finding(
+                    kind,
+                    metric,
+                    {"level": monitoring.level / len(monitoring.minimum_quality_loss), **result},
+                    monitoring.minimum_quality_loss.get(metric),
+                    says,
+                )
     for row in (document["bias_drift"] or {}).get("rows", ()):
         if row["drifted"]:
             says = (

@@ -46,6 +46,8 @@ LEAST_OF_WEEKDAY = 3
 
 LEAST_FREEDOM = 5.0
 
+_CERTAIN, _ALIKE = 6.0, 1.0
+"""Twice the logarithm of likelihood ratios: from which on there are day effects, and up to which two correlations explain them alike."""
 _CORRELATIONS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 _SIZES = np.concatenate([[0.0], np.geomspace(0.02, 1000, 30)])
 """Of day effects, over sampling."""
@@ -136,7 +138,8 @@ def standard_weights(baseline: Days, window: Days) -> FloatArray:
 
 def cauchy_combination(*p_values: float) -> float:
     """One p-value of several that need not be independent (Liu & Xie 2020, JASA 115, §2)."""
-    values = np.clip(p_values, 1e-300, 1 - 1e-15)
+    # at 1 the tangent is minus infinity: a p-value that is certain of nothing would drown one that is certain of something
+    values = np.clip(p_values, 1e-300, 0.99)
     terms = np.where(values < 1e-8, 1 / (np.pi * values), np.tan((0.5 - values) * np.pi))
     mean = float(terms.mean())
     return float(1 / (np.pi * mean)) if mean > 1e8 else float(0.5 - np.arctan(mean) / np.pi)
@@ -169,11 +172,12 @@ def _scale(baseline: Days, window: Days, weights: FloatArray, pooled: FloatArray
     rest = contrasts.basis.T @ (np.sqrt(rows)[:, None] * (baseline.counts / rows[:, None]) / np.sqrt(pooled))
     if not rest.size:
         return _Scale(float(its.sum()), effective)
-    correlation, size, freedom = _autoregression(rest, contrasts, pooled.size - 1)
+    scatter = rest.T @ rest / rest.shape[0]
+    correlation, size, freedom = _autoregression(*_moving(rest, scatter), contrasts)
     days = np.array([*baseline.dates, *window.dates], "datetime64[D]").astype(np.float64)
     weight = np.concatenate([-weights, its / its.sum()])
     tau = float(weight @ correlation ** np.abs(days[:, None] - days[None, :]) @ weight)
-    return _Scale(float(its.sum()), effective, tau, rest.T @ rest / rest.shape[0], freedom, size)
+    return _Scale(float(its.sum()), effective, tau, scatter, freedom, size)
 
 
 @dataclass(frozen=True)
@@ -201,20 +205,33 @@ def _contrasts(dates: tuple[str, ...], rows: tuple[float, ...]) -> _Contrasts:
     return _Contrasts(basis, tuple(spectra))
 
 
-def _autoregression(rest: FloatArray, contrasts: _Contrasts, rank: int) -> tuple[float, float, float]:
-    """ρ of greatest restricted likelihood; n₀, the contrasts' mean of what Ω = 1 adds to a sampling variance of 1; and the degrees of freedom of
-    the scatter, fewer where days are alike (Satterthwaite 1946)."""
-    best = (-np.inf, 0.0, 1.0, 1.0)
+def _moving(rest: FloatArray, scatter: FloatArray) -> tuple[FloatArray, int]:
+    """The contrasts' values, shape (contrasts, directions), and how many of the directions are free: along the one in which days move, where one
+    stands out of the noise that the others would drown it in."""
+    rank, nu = rest.shape[1] - 1, rest.shape[0]
+    values, vectors = np.linalg.eigh(scatter)
+    if rank > 1 and values[-1] > (1 + np.sqrt(rank / nu)) ** 2:
+        return rest @ vectors[:, -1:], 1
+    return rest, rank
+
+
+def _autoregression(rest: FloatArray, rank: int, contrasts: _Contrasts) -> tuple[float, float, float]:
+    """ρ; n₀, the contrasts' mean of what Ω = 1 adds to a sampling variance of 1; and the degrees of freedom of the scatter, fewer where days are
+    alike (Satterthwaite 1946). Where there are day effects at all, ρ is the largest that is not much less likely than the likeliest: a few weeks
+    say little of a slow wander, and to take it for none is the error that cries wolf."""
+    found = []
     for rho, values, vectors in contrasts.spectra:
         squares = ((vectors.T @ rest) ** 2).sum(axis=1)
         variance = 1 + _SIZES[:, None] * values / values.mean()
         likelihood = -(rank * np.log(variance) + squares / variance).sum(axis=1)
         place = int(np.argmax(likelihood))
-        # a little more likely is no reason: without day effects, no correlation is as likely as any
-        if likelihood[place] > best[0] + (2.0 if rho > 0 and best[1] == 0 else 0.0):
-            found = variance[place]
-            best = (float(likelihood[place]), rho, float(values.mean()), float(found.sum() ** 2 / (found**2).sum()))
-    return best[1], best[2], max(LEAST_FREEDOM, best[3])
+        freedom = float(variance[place].sum() ** 2 / (variance[place] ** 2).sum())
+        found.append((float(likelihood[place]), rho, float(values.mean()), freedom, float(likelihood[0])))
+    best = max(found)
+    chosen = found[0]
+    if best[0] > best[4] + _CERTAIN:
+        chosen = next(each for each in reversed(found) if each[0] > best[0] - _ALIKE)
+    return chosen[1], chosen[2], max(LEAST_FREEDOM, chosen[3])
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ from include.lifecycle.domain import Monitoring
 from include.lifecycle.evaluation import Economics, Events
 from include.lifecycle.influence import AT_PREVALENCE, MEASURES, Scored
 from include.lifecycle.label_draws import Draws
-from include.lifecycle.quality_reference import scored_events
+from include.lifecycle.quality_reference import NAMES, scored_events
 from include.lifecycle.quality_scale import chance_of_less
 from include.lifecycle.quality_tests import has_drifted, left_out, nothing, too_few, untested, usable
-from include.lifecycle.recalibration import Recalibration
+from include.lifecycle.recalibration import Placed, Recalibration
 
 _NO_ESTIMATE = "The baseline has too little fraud to say what a score means: nothing was estimated."
 _NO_SCORE = "No event with a finite score: nothing was estimated."
@@ -38,17 +38,16 @@ _NO_SCORE = "No event with a finite score: nothing was estimated."
 
 @dataclass(frozen=True)
 class _Guess:
-    """A metric of a window as estimated from scores, on its scale: ``scaled`` (anchored, by ``gap``) and variances by what they come from:
-    ``labels`` (they are random), ``events`` (which events there were); ``gradient`` by the recalibration's knots. ``sensitive``: derivative by
-    each event's probability."""
+    """A metric of a window as estimated from scores, on its scale: ``scaled`` (anchored, by ``gap``); ``labels``: its variance because labels are
+    random; ``gradient``: its derivatives by the values at the knots of the recalibration, shape (knots,); ``influence``: by the weight of each
+    event, shape (events,)."""
 
     value: float
     scaled: float
     gap: float
     labels: float
-    events: float
     gradient: FloatArray
-    sensitive: FloatArray
+    influence: FloatArray
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,10 @@ class Estimator:
         return cls(reference, Recalibration.from_json(document), confidence) if document else None
 
     def window(self, events: Events, scores: FloatArray, economics: Economics | None, chosen: NDArray[np.bool_]) -> Window:
+        placed = self.curve.place(np.asarray(scores, np.float64)[chosen])
         p = np.zeros(chosen.size)
-        p[chosen] = self.curve(scores[chosen])
-        return Window(self, *scored_events(events, scores, economics, chosen, p))
+        p[chosen] = placed.probabilities
+        return Window(self, *scored_events(events, scores, economics, chosen, p), placed)
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,18 @@ class Window:
     estimator: Estimator
     scored: Scored
     clusters: Clusters
+    placed: Placed
 
     @property
     def expected_frauds(self) -> float:
         return self.scored.frauds
 
-    def guess(self, name: str) -> _Guess | None:
-        """None where the metric is undefined, here or at the baseline."""
+    @cached_property
+    def guesses(self) -> dict[str, _Guess | None]:
+        """Of every metric; None where it is undefined, here or at the baseline."""
+        return {name: self._guess(name) for name in NAMES}
+
+    def _guess(self, name: str) -> _Guess | None:
         reference, scored, p = self.estimator.reference, self.scored, self.scored.labels
         then, measured_then = reference["estimated"][name], reference["metrics"][name]["value"]
         found = scored.measure(name, reference["prevalence"])
@@ -100,9 +105,8 @@ class Window:
             scaled=scaled,
             gap=gap,
             labels=float((p * (1 - p)) @ sensitive**2) * then["design_effect"],
-            events=self.clusters.variance(found.influence(p) * slope)[0],
-            gradient=self.estimator.curve.gradient(scored.scores, sensitive),
-            sensitive=sensitive,
+            gradient=self.placed.gradient(sensitive),
+            influence=found.influence(p) * slope,
         )
 
     @cached_property
@@ -113,7 +117,7 @@ class Window:
         """What will be measured once the labels of these events are known: median and interval of its distribution, on the metric's scale, over
         draws of the labels, widened by the design effect, and over what is uncertain of the recalibration; of a normal distribution for a
         metric that is not drawn."""
-        guess = self.guess(name)
+        guess = self.guesses[name]
         if guess is None:
             return Interval(np.nan, np.nan, np.nan)
         scale, curve = quality_scale.of(name), self.estimator.curve
@@ -157,10 +161,10 @@ def estimated_quality(
 ) -> dict[str, Any]:
     """The section ``estimated_quality`` of a report: from the scores alone, shape (events,); the events' labels are not looked at.
 
-    ``estimated`` is an interval of what will be measured. ``effect``: estimated minus measured at the baseline (average precision: at the
-    baseline's share of fraud, ``at_baseline_prevalence``). ``p_value``: the chance of a loss at least this large if events came as at the
-    baseline: one-sided, of the difference of the two estimates, which share one recalibration, so that its error mostly cancels; labels have
-    no part in it, because none are looked at. ``drifted`` as in ``quality_drift``.
+    ``estimated`` is an interval of what will be measured, about its median. ``effect``: the metric of the expected labels minus the one measured
+    at the baseline (average precision: at the baseline's share of fraud, ``at_baseline_prevalence``). ``p_value``: the chance of a loss at least
+    this large if events came as at the baseline: one-sided, of the difference of the two estimates, which share one recalibration, so that its
+    error mostly cancels; labels have no part in it, because none are looked at. ``drifted`` as in ``quality_drift``.
     """
     known = usable(scores)
     section = nothing(events) | {"expected_frauds": None, "metrics": {}, "says": []}
@@ -179,7 +183,7 @@ def estimated_quality(
 def _foreseen(window: Window, name: str, monitoring: Monitoring, enough: bool) -> dict[str, Any]:
     reference = window.estimator.reference
     tested = AT_PREVALENCE if name == "average_precision" else name
-    then, guess = reference["metrics"][name], window.guess(tested)
+    then, guess = reference["metrics"][name], window.guesses[tested]
     found: dict[str, Any] = {
         "baseline": {bound: then[bound] for bound in ("value", "low", "high")},
         "estimated": window.interval(name).as_json(),
@@ -206,7 +210,8 @@ def _chance_of_loss(window: Window, name: str, guess: _Guess) -> float:
     difference = guess.scaled - scale.forward(reference["metrics"][name]["value"], reference["frauds"])
     # events vary in the window as at the baseline, fraud for fraud: the average counts for both
     sizes = np.array([window.expected_frauds, reference["frauds"]])
-    per_fraud = float(np.array([guess.events, then["events_variance"]]) @ sizes**2 / sizes.sum())
+    events = window.clusters.variance(guess.influence)[0]
+    per_fraud = float(np.array([events, then["events_variance"]]) @ sizes**2 / sizes.sum())
     variance = per_fraud * float((1 / sizes).sum()) + float(moved @ curve.covariance @ moved)
     sign = -1 if name in quality_scale.LOWER_IS_BETTER else 1
     return chance_of_less(sign * difference, variance, curve.degrees)
@@ -249,7 +254,7 @@ def _frauds(window: Window, measured: Scored) -> float:
     p, curve = window.scored.labels, window.estimator.curve
     expected = window.expected_frauds
     independent = float((p * (1 - p)).sum()) * window.estimator.reference["expected_frauds"]["design_effect"]
-    gradient = curve.gradient(measured.scores, np.ones(p.size))
+    gradient = window.placed.gradient(np.ones(p.size))
     variance, degrees = window.of_labels(independent, measured.labels - p)
     variance += float(gradient @ curve.covariance @ gradient)
     difference = 2 * (np.sqrt(measured.frauds) - np.sqrt(expected))
@@ -258,7 +263,7 @@ def _frauds(window: Window, measured: Scored) -> float:
 
 
 def _gap(window: Window, measured: Scored, name: str, monitoring: Monitoring, enough: bool) -> dict[str, Any]:
-    guess, found_now = window.guess(name), measured.measure(name)
+    guess, found_now = window.guesses[name], measured.measure(name)
     realised = None if np.isnan(found_now.value) else found_now.value
     found: dict[str, Any] = {
         "estimated": window.interval(name).as_json(),

@@ -25,6 +25,7 @@ from include.lifecycle.domain import ReviewCapacity
 from include.lifecycle.evaluation import Economics
 
 AT_PREVALENCE = "average_precision_at_prevalence"
+_SINGULAR = 1e12
 _MARGIN = 0.2
 """Events ranked within this share of the capacity around it tell how often the marginal event is fraud."""
 
@@ -70,6 +71,24 @@ class Scored:
     @cached_property
     def ranked(self) -> _Ranked:
         return _Ranked.of(self.scores)
+
+    @cached_property
+    def queue(self) -> _Queue | None:
+        """By score; None without a review capacity."""
+        return _queue(self.scores, self.days, self.economics.review) if self.economics else None
+
+    @cached_property
+    def calibration(self) -> tuple[calibration.Line, FloatArray]:
+        """The calibration line, and its derivatives by x(y - q), shape (2, events); not finite where the line is not unique."""
+        odds = calibration.log_odds(self.scores)
+        line = calibration.calibration_line(self.labels, self.scores)
+        q = calibration.sigmoid(line(odds))
+        weight = q * (1 - q)
+        square = np.array([[weight @ odds**2, weight @ odds], [weight @ odds, weight.sum()]])
+        if np.isnan(line.slope) or np.linalg.cond(square) > _SINGULAR:
+            return calibration.Line(np.nan, np.nan), np.zeros((2, 0))
+        inverse = np.linalg.inv(square)
+        return line, np.stack([row[0] * odds + row[1] for row in inverse])
 
     @cached_property
     def priced(self) -> NDArray[np.bool_]:
@@ -154,45 +173,53 @@ def _roc_auc(events: Scored) -> Measured:
     )
 
 
-def _reviewed(events: Scored, ranking: FloatArray, capacity: ReviewCapacity, gain: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """How much of each event is reviewed; what the marginal review of its day gains, of ``gain`` per event; and how much room an event makes
-    for one more. An event that is reviewed takes the place of the marginal one; where capacity is a share, every event makes room."""
-    reviewed = metrics.reviewed_share(ranking, events.days, capacity)
-    day = np.unique(events.days, return_inverse=True)[1]
+@dataclass(frozen=True)
+class _Queue:
+    """Who is reviewed when each day's highest ``ranking`` are, all of shape (events,). ``reviewed``: how much of each event; ``near``: whether it
+    stands near the end of the queue; ``scarce``: 1 on days with more events than reviews, else 0; ``room``: how much of a review more there is
+    with the event, where the capacity is a share. An event that is reviewed takes the place of the marginal one."""
+
+    reviewed: FloatArray
+    near: NDArray[np.bool_]
+    scarce: FloatArray
+    room: FloatArray
+
+    def displaced(self, gain: FloatArray) -> FloatArray:
+        """What the marginal review gains, of ``gain`` per event; 0 where none is displaced."""
+        return self.scarce * (float(gain[self.near].mean()) if self.near.any() else 0.0)
+
+
+def _queue(ranking: FloatArray, days: NDArray[np.datetime64], capacity: ReviewCapacity) -> _Queue:
+    reviewed = metrics.reviewed_share(ranking, days, capacity)
+    day = np.unique(days, return_inverse=True)[1]
     by_day, worth = np.bincount(day), np.bincount(day, ~np.isneginf(ranking))
     room = np.full(by_day.size, float(capacity.per_day or 0)) if capacity.share is None else capacity.share * by_day
     order = np.lexsort((-ranking, day))
     rank = np.empty(ranking.size)
     rank[order] = np.arange(ranking.size) - (np.cumsum(by_day) - by_day)[day[order]]
     near = (np.abs(rank + 0.5 - room[day]) <= np.maximum(_MARGIN * room[day], 1)) & ~np.isneginf(ranking)
-    scarce = worth > room  # where all that is worth a review gets one, nobody is displaced
-    marginal = float(gain[near].mean()) if near.any() else 0.0
-    room_made = np.float64(capacity.share or 0.0) * scarce
-    return reviewed, np.asarray((marginal * scarce)[day], np.float64), np.asarray(room_made[day], np.float64)
+    scarce = np.asarray((worth > room)[day], np.float64)
+    return _Queue(reviewed, near, scarce, scarce * (capacity.share or 0.0))
 
 
 def _recall_at_capacity(events: Scored) -> Measured:
-    if events.economics is None:
+    queue = events.queue
+    if queue is None:
         return events.undefined
-    reviewed, marginal, room = _reviewed(events, events.scores, events.economics.review, events.labels)
+    reviewed = queue.reviewed
     value = float(reviewed @ events.labels / events.frauds)
-    gained = -reviewed * marginal + room * marginal
+    gained = (queue.room - reviewed) * queue.displaced(events.labels)
     return Measured(value, (gained + reviewed - value) / events.frauds, gained / events.frauds)
 
 
 def _precision_at_capacity(events: Scored) -> Measured:
-    if events.economics is None:
+    queue = events.queue
+    if queue is None or not queue.reviewed.any():
         return events.undefined
-    reviewed, marginal, room = _reviewed(events, events.scores, events.economics.review, events.labels)
-    reviews = reviewed.sum()
-    if reviews == 0:
-        return events.undefined
+    reviewed, reviews = queue.reviewed, queue.reviewed.sum()
     value = float(reviewed @ events.labels / reviews)
-    capacity = events.economics.review
-    day = np.unique(events.days, return_inverse=True)[1]
-    idle = np.bincount(day) <= (capacity.per_day or 0) if capacity.share is None else np.zeros(int(day.max()) + 1, bool)
-    more = np.where(idle[day], reviewed, room)  # reviews there are more of, with more of an event
-    gained = -reviewed * marginal + room * marginal - value * more
+    more = np.where(queue.scarce > 0, queue.room, reviewed)  # reviews there are more of, with more of an event
+    gained = (queue.room - reviewed) * queue.displaced(events.labels) - value * more
     return Measured(value, (gained + reviewed) / reviews, gained / reviews)
 
 
@@ -222,12 +249,13 @@ def _savings_at_capacity(events: Scored) -> Measured:
     amounts = np.where(events.priced, events.amounts, 0.0)
     benefit = costs.expected_benefit(events.scores, amounts, money)
     ranking, loss = np.where(benefit > 0, benefit, -np.inf), money.missed_share * amounts
-    reviewed, marginal, room = _reviewed(events, ranking, events.economics.review, events.labels * loss - money.review)
+    queue = _queue(ranking, events.days, events.economics.review)
+    reviewed = queue.reviewed
     without = float(events.labels @ loss)
     if without <= 0:
         return events.undefined
     value = float(reviewed @ (events.labels * loss - money.review)) / without
-    gained = (room - reviewed) * marginal - reviewed * money.review
+    gained = (queue.room - reviewed) * queue.displaced(events.labels * loss - money.review) - reviewed * money.review
     return _ratio(events, value, gained + (reviewed - value) * loss, gained, without)
 
 
@@ -260,16 +288,10 @@ def _expected_calibration_error(events: Scored) -> Measured:
 
 def _calibration_line(events: Scored, intercept: bool) -> Measured:
     """The root of Σ x(y - q), x = (log-odds, 1): its derivative by an event's weight is H⁻¹ x(y - q)."""
-    odds = calibration.log_odds(events.scores)
-    line = calibration.calibration_line(events.labels, events.scores)
+    line, rows = events.calibration
     if np.isnan(line.slope):
         return events.undefined
-    design = np.column_stack([odds, np.ones_like(odds)])
-    q = calibration.sigmoid(line(odds))
-    curvature = design.T @ (design * (q * (1 - q))[:, None])
-    if np.linalg.cond(curvature) > 1e12:
-        return events.undefined
-    row = np.linalg.solve(curvature, design.T)[int(intercept)]
+    q, row = calibration.sigmoid(line(calibration.log_odds(events.scores))), rows[int(intercept)]
     return Measured(line.intercept if intercept else line.slope, row * (1 - q), -row * q)
 
 

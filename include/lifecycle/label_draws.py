@@ -8,6 +8,7 @@ An event is fraud in a draw with its probability p, independently of the others;
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,8 @@ class Draws:
         generator = np.random.default_rng(seed)
         hits = generator.poisson(reached[-1], count)
         place = np.searchsorted(reached, generator.random(int(hits.sum())) * reached[-1], side="right")
-        drawn = np.unique(np.repeat(np.arange(count), hits) * scored.size + np.minimum(place, scored.size - 1))
+        drawn = np.sort(np.repeat(np.arange(count), hits) * scored.size + np.minimum(place, scored.size - 1))
+        drawn = drawn[np.diff(drawn, prepend=-1) != 0]  # several hits are one fraud
         draw = drawn // scored.size
         return cls(scored, draw, ranked.order[drawn % scored.size], np.bincount(draw, minlength=count).astype(np.float64))
 
@@ -66,12 +68,18 @@ class Draws:
         """Σ over the frauds of each draw."""
         return np.asarray(np.bincount(self.draw, values[self.event], self.frauds.size), np.float64)
 
+    @cached_property
+    def _cells(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+        """Draw, number of the score from the highest, and how many frauds there are of both."""
+        scores = int(self.scored.ranked.tie.max()) + 1
+        cell, counted = np.unique(self.draw * scores + self.scored.ranked.tie[self.event], return_counts=True)
+        return cell // scores, cell % scores, counted
+
     def _of_ranking(self, name: str, prevalence: float, frauds: FloatArray) -> FloatArray:
         """By (draw, score): how many frauds have it, and how many frauds and events have it or a higher one."""
         ranked, events, draws = self.scored.ranked, self.scored.size, self.frauds.size
         alike = np.bincount(ranked.tie).astype(np.float64)
-        cell, counted = np.unique(self.draw * alike.size + ranked.tie[self.event], return_counts=True)
-        draw, tie = cell // alike.size, cell % alike.size
+        draw, tie, counted = self._cells
         before = np.cumsum(self.frauds) - self.frauds
         found, flagged = np.cumsum(counted) - before[draw], np.cumsum(alike)[tie]
         of_draw = frauds[draw]

@@ -113,10 +113,11 @@ def over_time(
     confidence: float = 0.95,
 ) -> list[dict[str, Any]]:
     """Quality by consecutive periods, counted back from the last day, so that the last one is whole: [{"first_day", "last_day", "events",
-    "known": {metric: Interval} or null, "estimated": likewise}], the earliest first.
+    "labelled", "known": {metric: Interval} or null, "estimated": likewise}], the earliest first.
 
-    ``known``: whose label is known, shape (events,); the labels of the others are not looked at. A period is known when all its events are,
-    but is estimated all the same: the gap between the two is what concept drift looks like.
+    ``known``: whose label is known, shape (events,); the labels of the others are not looked at. A period is known, from its labelled events,
+    when these are half of it at least (a few claims are never decided), but is estimated all the same, from all its events: the gap between the
+    two is what concept drift looks like.
     """
     days = events.days.astype("datetime64[D]")
     estimator = Estimator.of(reference, confidence)
@@ -127,8 +128,9 @@ def over_time(
         if not inside.any():
             continue
         measured = None
-        if known[inside].all():
-            scored, clusters = scored_events(events, scores, economics, inside)
+        labelled = inside & known
+        if labelled.sum() >= inside.sum() / 2:
+            scored, clusters = scored_events(events, scores, economics, labelled)
             found = {name: measured_on_scale(scored, clusters, name, reference["prevalence"]) for name in MEASURES}
             measured = {name: _interval(estimate, quality_scale.of(name), confidence) for name, estimate in found.items()}
         estimated = None
@@ -139,6 +141,7 @@ def over_time(
             "first_day": str(days[inside].min()),
             "last_day": str(days[inside].max()),
             "events": int(inside.sum()),
+            "labelled": int(labelled.sum()),
             "known": measured,
             "estimated": estimated,
         })  # fmt: skip

@@ -28,7 +28,7 @@ from include.lifecycle.bootstrap import FloatArray
 from include.lifecycle.clustering import Clusters
 from include.lifecycle.evaluation import Economics, Events
 from include.lifecycle.influence import AT_PREVALENCE, MEASURES, Scored
-from include.lifecycle.recalibration import Recalibration, recalibrate
+from include.lifecycle.recalibration import Placed, Recalibration, recalibrate
 
 VERSION = 1
 NAMES = (*MEASURES, AT_PREVALENCE)
@@ -73,8 +73,7 @@ def quality_reference(
         "confidence": confidence,
         "metrics": {name: _measured(scored, clusters, name, prevalence, confidence) for name in NAMES},
         "recalibration": curve.as_json() if curve else None,
-        "expected_frauds": _expected_frauds(scored, clusters, curve) if curve else None,
-        "estimated": {name: _estimated(scored, clusters, curve, name, prevalence) for name in NAMES} if curve else None,
+        **(_of_estimates(scored, clusters, curve, prevalence) if curve else {"expected_frauds": None, "estimated": None}),
         "review": review_shares(events.days[known], scored.scores, clusters, _levels(facets or {}, known), economics),
         "attribution": _attribution(events, features, contributions, explained),
     }
@@ -118,29 +117,36 @@ def _measured(scored: Scored, clusters: Clusters, name: str, prevalence: float, 
     return {**interval.as_json(), "standard_error": found.standard_error, "degrees_of_freedom": found.degrees}
 
 
-def _expected_frauds(scored: Scored, clusters: Clusters, curve: Recalibration) -> dict[str, Any]:
-    p = curve(scored.scores)
-    return {"design_effect": _design_effect(clusters.variance(scored.labels - p)[0], p * (1 - p))}
-
-
-def _estimated(scored: Scored, clusters: Clusters, curve: Recalibration, name: str, prevalence: float) -> dict[str, Any] | None:
-    p = curve(scored.scores)
+def _of_estimates(scored: Scored, clusters: Clusters, curve: Recalibration, prevalence: float) -> dict[str, Any]:
+    placed = curve.place(scored.scores)
+    p = placed.probabilities
     guessed = Scored(p, scored.scores, scored.amounts, scored.days, scored.economics)
+    return {
+        "expected_frauds": {"design_effect": _design_effect(clusters.variance(scored.labels - p)[0], p * (1 - p))},
+        "estimated": {name: _estimated(scored, guessed, clusters, curve, placed, name, prevalence) for name in NAMES},
+    }
+
+
+def _estimated(
+    scored: Scored, guessed: Scored, clusters: Clusters, curve: Recalibration, placed: Placed, name: str, prevalence: float
+) -> dict[str, Any] | None:
+    p = guessed.labels
     found, measured = guessed.measure(name, prevalence), scored.measure(name, prevalence)
     if np.isnan(found.value) or np.isnan(measured.value):
         return None
     scale = quality_scale.of(name)
     slope = scale.slope(found.value, scored.frauds)
     sensitive = found.by_probability * slope
-    gradient = curve.gradient(scored.scores, sensitive)
+    gradient = placed.gradient(sensitive)
     surprise = (scored.labels - p) * sensitive
+    variance = clusters.variance(surprise)[0]
     return {
         "value": scale.forward(found.value, scored.frauds),
         "events_variance": clusters.variance(found.influence(p) * slope)[0],
         # what the curve has learned from the same labels is no gap, and of the rest this is on the safe side
-        "gap_variance": max(clusters.variance(surprise)[0] - float(gradient @ curve.covariance @ gradient), 0.0),
+        "gap_variance": max(variance - float(gradient @ curve.covariance @ gradient), 0.0),
         "gradient": gradient.tolist(),
-        "design_effect": _design_effect(clusters.variance(surprise)[0], p * (1 - p) * sensitive**2),
+        "design_effect": _design_effect(variance, p * (1 - p) * sensitive**2),
     }
 
 

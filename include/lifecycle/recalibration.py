@@ -43,10 +43,8 @@ class Recalibration:
         """Probabilities of fraud, of the shape of the scores. Beyond the knots the curve goes on flat."""
         return sigmoid(np.interp(log_odds(scores), self.knots, self.values))
 
-    def gradient(self, scores: FloatArray, by_probability: FloatArray) -> FloatArray:
-        """Of a metric, by the values at the knots, from its derivatives by the events' probabilities: shape (knots,)."""
-        p = self(scores)
-        return _basis(log_odds(scores), self.knots).weigh(by_probability * p * (1 - p))
+    def place(self, scores: FloatArray) -> Placed:
+        return Placed(self(scores), _basis(log_odds(scores), self.knots))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -60,6 +58,18 @@ class Recalibration:
     def from_json(cls, document: Mapping[str, Any]) -> Recalibration:
         knots, values, covariance = (np.array(document[name], np.float64) for name in ("knots", "values", "covariance"))
         return cls(knots, values, covariance, float(document["degrees_of_freedom"]))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Events on the curve: their probabilities of fraud, shape (events,), and between which knots they lie."""
+
+    probabilities: FloatArray
+    basis: _Basis
+
+    def gradient(self, by_probability: FloatArray) -> FloatArray:
+        """Of a metric, by the values at the knots, from its derivatives by the events' probabilities: shape (knots,)."""
+        return self.basis.weigh(by_probability * self.probabilities * (1 - self.probabilities))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ are text, all others, and what is not UTF-8, are base64. Each request is capture
 Developer Guide, "Capture data from real-time endpoint"; the API Reference, DataCaptureConfig.) What becomes of failed invocations is not documented;
 here only answers of status 2xx are captured, because only they have both sides.
 
-The invocation puts a tuple into memory. A thread appends it to a file in the state directory within a fraction of a second, and puts whole files
-into S3 every few seconds; AWS takes minutes. What is lost: by ``kill -9`` the last fraction of a second, by a power cut what the operating system had
+The invocation puts a tuple into memory. A thread appends it to a file in the state directory within a fraction of a second; every few seconds another
+puts the file into S3 (AWS takes minutes). What is lost: by ``kill -9`` the last fraction of a second, by a power cut what the operating system had
 not written, and everything while the disk is all but full (AWS stops capturing then, too). What S3 does not take stays in the state directory and is
 tried again, by the next server if need be, under the same key: delivered at least once, and never half.
 """
@@ -29,6 +29,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_WRITE_SECONDS = 0.2
+_WRITE_SECONDS, _RETRY_SECONDS = 0.2, 2.0
 _MOST_LINES, _MOST_BYTES = 10_000, 16 * 1024 * 1024  # of one file
 _MOST_IN_MEMORY = 128 * 1024 * 1024
 _LEAST_FREE = 0.05  # of the disk
@@ -93,7 +94,7 @@ class _Invocation(NamedTuple):
 
 
 class VariantCapture:
-    """What is captured of one variant's requests. ``take`` is called on the event loop, the rest by the writer's thread."""
+    """What is captured of one variant's requests. ``take`` is called on the event loop, the rest by the thread that writes."""
 
     def __init__(self, writer: CaptureWriter, endpoint: str, variant: str, config: Document) -> None:
         self._writer = writer
@@ -151,7 +152,8 @@ class VariantCapture:
 
 @dataclass
 class _File:
-    """A file in the state directory that becomes an object: ``<name>.json`` says which one, and is there before ``<name>.jsonl``."""
+    """A file that is being written, ``<name>.part``; ``<name>.json`` says which object it becomes, and is there before it. It is renamed to
+    ``<name>.jsonl`` when it is written no more."""
 
     path: Path
     begun: float
@@ -160,12 +162,14 @@ class _File:
 
 
 class CaptureWriter:
-    """One thread that writes down what was captured, and ships it."""
+    """One thread that writes down what was captured, and one that ships it, so that a slow S3 holds up no writing."""
 
     def __init__(self, directory: Path, region: str, interval_seconds: float) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        for target in directory.glob("*.json"):  # of a server killed between the two files of a pair
+        for part in directory.glob("*.part"):  # an earlier server was killed
+            part.rename(part.with_suffix(".jsonl"))
+        for target in directory.glob("*.json"):
             if not target.with_suffix(".jsonl").exists():
                 target.unlink()
         config = Config(retries={"max_attempts": 2, "mode": "standard"}, connect_timeout=3, read_timeout=30)
@@ -177,8 +181,10 @@ class CaptureWriter:
         self._open: dict[tuple[str, str, str], _File] = {}  # by destination, key and hour
         self._complained: set[str] = set()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
-        self._thread.start()
+        self._writing = threading.Thread(target=self._write_on, name="capture", daemon=True)
+        self._shipping = threading.Thread(target=self._ship_on, name="capture-shipping", daemon=True)
+        self._writing.start()
+        self._shipping.start()
 
     def variant(self, endpoint: str, variant: str, config: Document | None) -> VariantCapture | None:
         """What captures a variant's requests; None where capture is off."""
@@ -196,26 +202,41 @@ class CaptureWriter:
     def close(self) -> None:
         """Write down and ship what is left; what S3 does not take now, the next server ships."""
         self._stop.set()
-        self._thread.join(timeout=30)
+        self._writing.join(timeout=10)
+        self._shipping.join(timeout=40)
 
-    def _run(self) -> None:
+    def _write_on(self) -> None:
         while not self._stop.wait(_WRITE_SECONDS):
-            self._turn()
-        self._turn()
-        self._open.clear()
-        self._ship()
+            self._guarded(self._write)
+        self._guarded(self._write)
+        self._guarded(lambda: self._finish(list(self._open)))
 
-    def _turn(self) -> None:
+    def _ship_on(self) -> None:
+        wait = _WRITE_SECONDS
+        while not self._stop.wait(wait):
+            wait = _WRITE_SECONDS if self._guarded(self._ship) else _RETRY_SECONDS
+        self._writing.join(timeout=10)
+        self._guarded(self._ship)
+
+    def _guarded(self, step: Callable[[], bool | None]) -> bool:
+        """Whatever happens, the threads are needed for as long as the server runs. Whether the step was done."""
         try:
-            self._write()
-            self._rotate()
-            self._ship()
-        except Exception:  # the thread is needed for as long as the server runs
-            log.exception("captured requests could not be written or shipped")
+            return step() is not False
+        except Exception as error:
+            self._complain(repr(error), f"captured requests could not be written down or shipped: {error!r}")
+            return False
 
     def _write(self) -> None:
-        if not self._waiting:
-            return
+        if self._waiting:
+            self._write_waiting()
+        moment = time.monotonic()
+        self._finish([
+            place
+            for place, file in self._open.items()
+            if moment - file.begun >= self._interval or file.lines >= _MOST_LINES or file.size >= _MOST_BYTES
+        ])  # fmt: skip
+
+    def _write_waiting(self) -> None:
         usage = shutil.disk_usage(self._directory)
         full = usage.free < usage.total * _LEAST_FREE
         if full:
@@ -237,26 +258,23 @@ class CaptureWriter:
             prefix, kms_key, hour = place
             name = f"{datetime.now(UTC):%M-%S-%f}"[:9] + f"-{uuid.uuid4()}"
             target = {"uri": f"{prefix}/{hour}/{name}.jsonl", "kms_key": kms_key}
-            file = self._open[place] = _File(self._directory / f"{name}.jsonl", time.monotonic())
+            file = self._open[place] = _File(self._directory / f"{name}.part", time.monotonic())
             file.path.with_suffix(".json").write_text(json.dumps(target), "utf-8")
         with file.path.open("ab") as stream:
             stream.write(b"".join(lines))
         file.lines += len(lines)
         file.size += sum(map(len, lines))
 
-    def _rotate(self) -> None:
+    def _finish(self, places: list[tuple[str, str, str]]) -> None:
         """Files that are old or large enough are written no more."""
-        moment = time.monotonic()
-        for place, file in list(self._open.items()):
-            if moment - file.begun >= self._interval or file.lines >= _MOST_LINES or file.size >= _MOST_BYTES:
-                del self._open[place]
+        for place in places:
+            file = self._open.pop(place)
+            file.path.rename(file.path.with_suffix(".jsonl"))
 
-    def _ship(self) -> None:
-        growing = {file.path for file in self._open.values()}
+    def _ship(self) -> bool:
+        """Whether S3 took all there was."""
         refused: set[str] = set()  # buckets; a destination that is gone must not hold up the others
         for path in sorted(self._directory.glob("*.jsonl")):
-            if path in growing:
-                continue
             try:
                 target = json.loads(path.with_suffix(".json").read_text("utf-8"))
             except (OSError, ValueError) as error:  # of a power cut
@@ -276,6 +294,7 @@ class CaptureWriter:
             except (ClientError, BotoCoreError) as error:
                 refused.add(place.bucket)
                 self._complain(place.bucket, f"S3 does not take captured requests ({place}; they stay in {self._directory}): {error}")
+        return not refused
 
     def _put_object(self, place: Location, content: bytes, kms_key: str) -> None:
         if kms_key:

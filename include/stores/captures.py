@@ -57,10 +57,9 @@ class Captures:
         self._objects = objects
         self._layout = layout
 
-    def files(self, since: datetime | None = None, until: datetime | None = None) -> list[CaptureFile]:
-        """The capture files of hours that begin from ``since`` to before ``until``, in the order of the hours and keys."""
-        found = [file for file in self._all() if (since is None or since <= file.hour) and (until is None or file.hour < until)]
-        return sorted(found, key=lambda file: (file.hour, file.key))
+    def files(self) -> list[CaptureFile]:
+        """Every capture file, in the order of the hours and keys."""
+        return sorted(self._all(), key=lambda file: (file.hour, file.key))
 
     def _all(self) -> Iterator[CaptureFile]:
         root = self._layout.captured("")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from claims_store import DOMAIN, LAYOUT, contents, run
@@ -149,6 +150,9 @@ def test_what_cannot_be_replayed_says_why(live: LiveEndpoint) -> None:
     assert rows is not None
     features.write(FIRST, rows.drop_columns(["injury_claim"]))
     refused("dt=2026-04-01/data.parquet lacks 1 of the model's .* features: injury_claim")
+    ids = pa.array(["é", *rows["event_id"].to_pylist()[1:]])
+    features.write(FIRST, rows.set_column(rows.schema.get_field_index("event_id"), "event_id", ids))
+    refused("1 event ids cannot be inference ids, .*: 'é'")
     features.write(FIRST, rows)
     objects.delete(f"{LAYOUT.captured(CONFIGURATION)}/variants.json")
     refused(r"variants\.json is missing")

@@ -177,8 +177,10 @@ def test_over_time_tells_what_is_known_and_what_is_estimated_apart() -> None:
     known = events.days < np.datetime64("2026-01-20")
     periods = over_time(REFERENCE, events, scores, known, ECONOMICS)
     assert [period["last_day"] for period in periods] == ["2026-01-07", "2026-01-14", "2026-01-21", "2026-01-28"]
+    starts = np.datetime64("2026-01-01") + np.arange(0, 28, 7)
     assert sum(period["events"] for period in periods) == 8_000
-    assert [period["known"] is None for period in periods] == [False, False, True, True]
+    assert [period["known"] is None for period in periods] == [False, False, False, True]
+    assert [period["labelled"] for period in periods] == [int((known & (events.days >= day) & (events.days < day + 7)).sum()) for day in starts]
     area = REFERENCE["metrics"]["roc_auc"]["value"]
     assert all(period["estimated"]["roc_auc"]["low"] < area < period["estimated"]["roc_auc"]["high"] for period in periods[1:])
     hidden = replace(events, labels=np.where(known, events.labels, 7.0))

@@ -49,7 +49,7 @@ def test_its_covariance_is_how_curves_of_other_samples_differ() -> None:
 
 def _spread(curve: Recalibration, score: float) -> float:
     p = float(curve(score))
-    by_value = curve.gradient(np.array([score]), np.array([1 / (p * (1 - p))]))
+    by_value = curve.place(np.array([score])).gradient(np.array([1 / (p * (1 - p))]))
     return float(np.sqrt(by_value @ curve.covariance @ by_value))
 
 

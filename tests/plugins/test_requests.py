@@ -251,6 +251,8 @@ def test_model_package_and_its_group(on_aws: places.Settings, monkeypatch: pytes
     package = accepted("CreateModelPackage", sent["CreateModelPackage"])
     assert "Tags" not in package, "AWS refuses tags on a versioned package"
     assert package["CustomerMetadataProperties"]["code_version"] == "0123456789ab"
+    assert package["DriftCheckBaselines"]["ModelDataQuality"]["Statistics"]["S3Uri"] == "s3://b/profile.json"
+    assert package["DriftCheckBaselines"]["ModelQuality"]["Statistics"]["S3Uri"] == "s3://b/reference.json"
     first = package["ClientToken"]
     operator.execute(context)
     assert sent["CreateModelPackage"]["ClientToken"] == first

@@ -10,6 +10,7 @@ import pytest
 
 from include import domains
 from include.laptop.demo import Demo
+from include.laptop.live_days import Plan
 from include.laptop.stack import Stack
 
 # Python imports sitecustomize by itself; this one writes down every address outside this machine that a process turns to.
@@ -64,9 +65,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory, connection_record: Path) -> 
 
 @pytest.fixture(scope="session")
 def main_job(stack: Stack) -> Demo:
-    """The main job, once: what `make demo` does, on less history."""
+    """The main job and the days of traffic after it, once: what `make demo` does, on less history, and with a change that is seen sooner."""
     os.environ.pop("AIRFLOW_HOME", None)
     # with less history there are fewer frauds, and the gate rightly doubts that reviewing pays
-    demo = Demo(stack, domains.get("auto_claims"), history={"days": 75, "events": 15_000})
+    live = Plan(days=10, change="storm_season", change_after=1)
+    demo = Demo(stack, domains.get("auto_claims"), history={"days": 75, "events": 15_000}, live=live)
     demo.summary = demo.run()
     return demo

@@ -45,6 +45,7 @@ def test_the_model_is_registered_with_metrics_lineage_and_as_of(main_job: Demo) 
         package["ModelMetrics"]["Bias"]["Report"]["S3Uri"],
         package["ModelMetrics"]["Explainability"]["Report"]["S3Uri"],
         package["DriftCheckBaselines"]["ModelDataQuality"]["Statistics"]["S3Uri"],
+        package["DriftCheckBaselines"]["ModelQuality"]["Statistics"]["S3Uri"],
     ):
         assert json.loads(main_job.objects.get(main_job.objects.key(uri)))
     for metric in main_job.summary["metrics"].values():
@@ -107,7 +108,7 @@ def test_a_run_killed_at_every_task_and_cleared_finishes_with_the_same_result(ma
     api = main_job.api
     first = api.runs(dag_id)[0]["dag_run_id"]
     run = api.trigger(dag_id, {"as_of": "2026-03-17T00:00:00Z", "approval": "ask"})
-    jobs = {"build_dataset", "train", "evaluate"}
+    jobs = {"build_dataset", "train", "evaluate", "baseline"}
     killed: dict[str, str] = {}
     deadline = time.monotonic() + 600
     while not any(task.task_id == "ask_for_approval" and task.state == "awaiting_input" for task in api.tasks(dag_id, run)):
@@ -115,7 +116,7 @@ def test_a_run_killed_at_every_task_and_cleared_finishes_with_the_same_result(ma
         for task in api.tasks(dag_id, run):
             wanted = "deferred" if task.task_id in jobs else "running"
             if task.task_id not in killed and task.state == wanted:
-                job = running_job(main_job.stack.client("sagemaker")) if task.task_id in jobs else None
+                job = running_job(main_job.stack.client("sagemaker"), task.task_id) if task.task_id in jobs else None
                 api.call("PATCH", f"/dags/{dag_id}/dagRuns/{run}/taskInstances/{task.task_id}", json={"new_state": "failed"})
                 killed[task.task_id] = job or ""
                 time.sleep(2)  # the worker learns of it with its next heartbeat
@@ -256,12 +257,11 @@ def list_jobs(stack: Stack) -> list[str]:
     return training + processing
 
 
-def running_job(sagemaker: Any) -> str | None:
-    for job in sagemaker.list_training_jobs(StatusEquals="InProgress")["TrainingJobSummaries"]:
-        return str(job["TrainingJobName"])
-    for job in sagemaker.list_processing_jobs(StatusEquals="InProgress")["ProcessingJobSummaries"]:
-        return str(job["ProcessingJobName"])
-    return None
+def running_job(sagemaker: Any, task: str) -> str | None:
+    """The job of a task of train_model: two of them may run at once."""
+    running = [job["TrainingJobName"] for job in sagemaker.list_training_jobs(StatusEquals="InProgress")["TrainingJobSummaries"]]
+    running += [job["ProcessingJobName"] for job in sagemaker.list_processing_jobs(StatusEquals="InProgress")["ProcessingJobSummaries"]]
+    return next((str(name) for name in running if f"-{task.replace('_', '-')}-" in name), None)
 
 
 def clear(api: AirflowApi, dag_id: str, run: str, task: str) -> None:
