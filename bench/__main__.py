@@ -10,7 +10,20 @@ import sys
 
 from bench import reference
 
-BENCHES = ("dag_parsing", "jobs", "serving", "auto_claims", "handbook", "card_features", "simulation", "backfill", "estimated_quality")
+BENCHES = (
+    "dag_parsing",
+    "jobs",
+    "serving",
+    "auto_claims",
+    "handbook",
+    "card_features",
+    "simulation",
+    "backfill",
+    "estimated_quality",
+    "drift_speed",
+    "false_alarms",
+    "drift_power",
+)
 
 
 def main() -> int:

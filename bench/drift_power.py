@@ -1,8 +1,8 @@
 """How surely drift is found, and how soon: ours, and the rules of Evidently, NannyML and AWS's sample beside it.
 
-``python -m bench.drift_power [--windows N]``. First, on rows with days (28 of the baseline, 20,000 rows; 7 of the window, 5,000 rows), at the
-level and the floor of a domain's default, in a family of 26 columns: a shift of a numeric column by .2 standard deviations, and a level that
-rises from 5 % to 8 %, among 10 levels and among 1,000.
+``python -m bench.drift_power [--windows N]``. First, on rows with days (7 of the window, 5,000 rows; 28 of the baseline, and 84, of as many
+rows a day), at the level and the floor of a domain's default, in a family of 26 columns: a shift of a numeric column by .2 standard deviations,
+and a level that rises from 5 % to 8 %, among 10 levels and among 1,000.
 
 Then the changes that the simulators plant: windows of the last 7 days, one a day, from the change on, against the 28 days before it. Of each
 change, the days until the first window in which a rule finds drift in any feature (NaN: in none of 14 days; a change of who commits fraud, and
@@ -35,7 +35,8 @@ from include.lifecycle.features import feature_names
 from include.lifecycle.profile import MULTIVARIATE, Profile, Schema
 
 FAMILY = 26
-BASELINE, WINDOW = (28, 20_000), (7, 5_000)
+BASELINES, WINDOW = (28, 84), (7, 5_000)
+ROWS_A_DAY = WINDOW[1] // WINDOW[0]
 FIRST_DAY = date(2024, 1, 1)
 CHANGE_AT, DAYS_AFTER, DAYS_BEFORE = 77, 14, 8
 """Day of the change; how long a rule is given; and how many windows before it."""
@@ -61,19 +62,19 @@ def _category(levels: int) -> Rows:
 PLANTED: dict[str, Rows] = {"shift_of_.2_sd": _normal, "5%_to_8%_of_10_levels": _category(10), "5%_to_8%_of_1000_levels": _category(1_000)}
 
 
-def power(draw: Rows, windows: int) -> Iterator[tuple[str, float]]:
+def power(draw: Rows, days: int, windows: int) -> Iterator[tuple[str, float]]:
     """Share of windows in which each rule finds the change; a new baseline every ten windows."""
     monitoring = Monitoring()
     level = column_level(monitoring.level, FAMILY)
     found: dict[str, list[bool]] = {"ours": [], **{tool: [] for tool in drift_rules.RULES}}
     for number in range(windows // 10):
         rng = np.random.default_rng([SEED, number])
-        reference, its_days = draw(rng, BASELINE[1], False), _days(rng, 0, *BASELINE)
+        reference, its_days = draw(rng, days * ROWS_A_DAY, False), _days(rng, 0, days, days * ROWS_A_DAY)
         schema = Schema.of({"column": pa.array(reference)})
         baseline = Profile.of(schema, pa.table({"column": reference}), its_days)
         for _ in range(10):
             values = draw(rng, WINDOW[1], True)
-            window = Profile.of(schema, pa.table({"column": values}), _days(rng, BASELINE[0], *WINDOW))
+            window = Profile.of(schema, pa.table({"column": values}), _days(rng, days, *WINDOW))
             result = column_drift(baseline, window, "column", level=level, minimum_effect=monitoring.minimum_effect)
             found["ours"].append(result.drifted)
             numeric = values.dtype.kind == "f"
@@ -125,7 +126,7 @@ def drifted(domain: Domain, rows: pd.DataFrame, last_days: range, baseline_end: 
     the first."""
     names = feature_names(domain, [name for name in rows.columns if name not in {"label", "scenario", "day"}])
     day = (rows["day"] - pd.Timestamp(FIRST_DAY)).dt.days.to_numpy()
-    reference = rows[(day >= baseline_end - BASELINE[0]) & (day < baseline_end)]
+    reference = rows[(day >= baseline_end - BASELINES[0]) & (day < baseline_end)]
     schema = Schema.of(dict(zip(names, (pa.array(reference[name].to_numpy(float)) for name in names), strict=True)))
     baseline = _profile(schema, reference, names)
     family, monitoring = [*names, MULTIVARIATE], domain.monitoring
@@ -172,8 +173,9 @@ def main() -> None:
     options = parser.parse_args()
     published: dict[str, Figure] = {}
     for name, draw in PLANTED.items():
-        for rule, share in power(draw, options.windows):
-            published[f"{name}_{rule}"] = Figure(share, *((0.95, True) if rule == "ours" else (None, None)))
+        for days in BASELINES:
+            for rule, share in power(draw, days, options.windows):
+                published[f"{name}_{days}_days_{rule}"] = Figure(share, *((0.95, True) if rule == "ours" else (None, None)))
     for name in DOMAINS:
         published |= dict(days_until_found(name))
     publish("drift_power", published)

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import argparse
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +32,10 @@ from scipy.special import ndtr, ndtri
 
 from bench import drift_rules
 from bench.report import Figure, publish
+from include.lifecycle.day_effects import Days
 from include.lifecycle.domain import Monitoring
 from include.lifecycle.drift import LUCK, column_days
-from include.lifecycle.drift_tests import Days, compare
+from include.lifecycle.drift_tests import compare
 from include.lifecycle.profile import NO_DAY, Profile, Schema
 from include.lifecycle.profile_schema import BINS, BUCKETS, LEVELS
 
@@ -117,15 +120,25 @@ class World:
 
 
 def simulated(kind: str, baseline_rows: int, window_rows: int, baselines: int, windows: int, seed: int) -> Found:
-    p_values, effects = np.ones((baselines, windows, COLUMNS)), np.zeros((baselines, windows, COLUMNS))
-    for number in range(baselines):
-        world = World(kind, np.random.default_rng([seed, number]))
-        baseline = world.draw(baseline_rows, 0, BASELINE_DAYS)
-        for later in range(windows):
-            for place, (then, now) in enumerate(zip(baseline, world.draw(window_rows, BASELINE_DAYS, WINDOW_DAYS), strict=True)):
-                found = compare(then, now, ordered=place < NUMERIC)
-                p_values[number, later, place], effects[number, later, place] = found.p_value, found.effect
-    return Found(p_values, effects)
+    return _together(partial(_one_simulated, kind, baseline_rows, window_rows, windows, seed), baselines)
+
+
+def _one_simulated(kind: str, baseline_rows: int, window_rows: int, windows: int, seed: int, number: int) -> Array:
+    """p-values and effects of one baseline: (windows, columns, 2)."""
+    world = World(kind, np.random.default_rng([seed, number]))
+    baseline = world.draw(baseline_rows, 0, BASELINE_DAYS)
+    found = np.empty((windows, COLUMNS, 2))
+    for later in range(windows):
+        for place, (then, now) in enumerate(zip(baseline, world.draw(window_rows, BASELINE_DAYS, WINDOW_DAYS), strict=True)):
+            compared = compare(then, now, ordered=place < NUMERIC)
+            found[later, place] = compared.p_value, compared.effect
+    return found
+
+
+def _together(one: Callable[[int], Array], baselines: int) -> Found:
+    with ProcessPoolExecutor() as pool:
+        both = np.stack(list(pool.map(one, range(baselines))))
+    return Found(both[..., 0], both[..., 1])
 
 
 def real_rows(rng: np.random.Generator, rows: int) -> dict[str, Array]:
@@ -136,21 +149,21 @@ def real_rows(rng: np.random.Generator, rows: int) -> dict[str, Array]:
 
 def real(baseline_rows: int, window_rows: int, baselines: int, windows: int, seed: int) -> Found:
     """The same as ``simulated``, undated, from rows through Schema and Counter."""
+    return _together(partial(_one_real, baseline_rows, window_rows, windows, seed), baselines)
+
+
+def _one_real(baseline_rows: int, window_rows: int, windows: int, seed: int, number: int) -> Array:
+    rng = np.random.default_rng([seed, number])
+    table = _table(real_rows(rng, baseline_rows))
+    schema = Schema.of({name: table[name] for name in table.column_names}, apart=table.column_names)
+    baseline = Profile.of(schema, table)
     found = []
-    for number in range(baselines):
-        rng = np.random.default_rng([seed, number])
-        table = _table(real_rows(rng, baseline_rows))
-        schema = Schema.of({name: table[name] for name in table.column_names}, apart=table.column_names)
-        baseline = Profile.of(schema, table)
-        of_windows = []
-        for _ in range(windows):
-            window = Profile.of(schema, _table(real_rows(rng, window_rows)))
-            sides = ((column_days(baseline, name), column_days(window, name), name.startswith("number")) for name in baseline.columns)
-            compared = [compare(then, now, ordered=ordered) for then, now, ordered in sides]
-            of_windows.append([(each.p_value, each.effect) for each in compared])
-        found.append(of_windows)
-    both = np.array(found)
-    return Found(both[..., 0], both[..., 1])
+    for _ in range(windows):
+        window = Profile.of(schema, _table(real_rows(rng, window_rows)))
+        sides = ((column_days(baseline, name), column_days(window, name), name.startswith("number")) for name in baseline.columns)
+        compared = [compare(then, now, ordered=ordered) for then, now, ordered in sides]
+        found.append([(each.p_value, each.effect) for each in compared])
+    return np.array(found)
 
 
 def _table(columns: dict[str, Array]) -> pa.Table:

@@ -30,7 +30,8 @@ h1 { font-size: 1.6em; margin-bottom: .2rem } h2 { font-size: 1.23em; margin: 2.
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--rule); vertical-align: top }
 th { font-weight: 600; border-bottom: 2px solid var(--edge) } th:first-child, td:first-child { text-align: left }
-.note, figcaption { color: var(--muted); font-size: .95em } .scroll { overflow-x: auto }
+.note, figcaption { color: var(--muted); font-size: .95em } .scroll { overflow-x: auto; font-size: .93em }
+.scroll th, .scroll td { padding-inline: .35rem }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem }
 figure { margin: 0 } .charts svg { width: 100%; height: auto } svg text { font: 11px system-ui, sans-serif; fill: var(--muted) }
 svg .grid { stroke: var(--rule) } polyline { fill: none; stroke-width: 2 }

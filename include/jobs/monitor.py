@@ -7,7 +7,8 @@ report: whether it drifted, how much, since when. The false alarms are as many a
 day. With ``--time``, days and weekdays that differ in the baseline already are no drift. With ``--label`` and ``--score``, quality is measured on the
 rows whose label is known, and estimated on all.
 
-Exit status: 0 no drift; 1 drift; 2 bad input, with one line that says what and where, or too few rows for a verdict, which the report says too.
+Exit status: 0 no drift; 1 drift; 2 bad input, with one line that says what and where, or too few rows for a verdict, which the report says too; 3 a
+fault of ours, with a traceback.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from include.jobs.labelled_rows import LabelledRows
 from include.jobs.profile_file import Baseline, Roles, add_roles, counted, profiled, write_whole
 from include.lifecycle.data_quality import Check, labels, structure, without_day
 from include.lifecycle.domain import Domain, Monitoring
-from include.lifecycle.drift_report import analyse, side
+from include.lifecycle.drift_report import MINIMUM_ROWS, analyse, side
 from include.lifecycle.profile import ProfileError
 from include.lifecycle.profile_schema import TextCells
 
@@ -71,7 +72,7 @@ def compared(baseline: Baseline, file: ColumnsFile, roles: Roles, monitoring: Mo
         "as_of": None,
         "baseline": side(baseline.profile, baseline.source),
         "current": side(window, str(file.path)),
-        "left_out": dict(baseline.left_out),
+        "left_out": {**baseline.left_out, **dict.fromkeys(_not_looked_at(baseline, roles), "named when the files were compared")},
     }
     checks, absent = _structure(monitoring, baseline, file, roles)
     if roles.time is not None and undated:
@@ -82,16 +83,18 @@ def compared(baseline: Baseline, file: ColumnsFile, roles: Roles, monitoring: Mo
         known = LabelledRows.read(file, label=roles.label, score=score, time=roles.time, id=roles.id)
         if roles.label is not None:
             checks.append(labels(monitoring, roles.label, known.rows, known.wrong, known.contradicting))
-        if baseline.quality is not None and score is not None:
+        if baseline.quality is not None and score is not None and known.rows >= MINIMUM_ROWS:
             sections = known.sections(dict(baseline.quality), monitoring)
     return analyse(monitoring, baseline.profile, window, subject, score=roles.score, checks=checks, absent=absent, sections=sections)
 
 
 def _structure(monitoring: Monitoring, baseline: Baseline, file: ColumnsFile, roles: Roles) -> tuple[list[Check], list[str]]:
-    """Checks of columns and their types, and the columns of the baseline whose values the file does not have."""
-    columns = baseline.profile.schema.columns
+    """Checks of columns and their types, and the columns of the baseline that are not compared: the file does not have them, or not as values,
+    or they are not to be looked at."""
+    out = _not_looked_at(baseline, roles)
+    columns = {name: cells for name, cells in baseline.profile.schema.columns.items() if name not in out}
     missing = [name for name in columns if name not in file.names]
-    known = {*columns, *baseline.left_out, *roles.no_feature}
+    known = {*columns, *out, *baseline.left_out, *roles.no_feature}
     extra = [name for name in file.names if name not in known]
     types = {}
     if file.declares_types:
@@ -99,8 +102,13 @@ def _structure(monitoring: Monitoring, baseline: Baseline, file: ColumnsFile, ro
             then = "text" if isinstance(cells, TextCells) else "numeric"
             if name not in missing and (now := file.kinds[name]) != then:
                 types[name] = (then, now or "neither numbers nor text")
-    absent = missing + [name for name, (_, now) in types.items() if now not in {"numeric", "text"}]
+    absent = out + missing + [name for name, (_, now) in types.items() if now not in {"numeric", "text"}]
     return structure(monitoring, missing, extra, types), absent
+
+
+def _not_looked_at(baseline: Baseline, roles: Roles) -> list[str]:
+    """Columns that a profile has and that are named as something else now, or to be ignored."""
+    return [name for name in baseline.profile.schema.columns if name in roles.no_feature]
 
 
 def _domain(name: str | None) -> Domain | None:

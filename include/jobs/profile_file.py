@@ -27,12 +27,14 @@ import pyarrow.compute as pc
 from include.jobs.columns_file import ColumnsFile, as_days, as_numbers, as_texts
 from include.jobs.context import JobError
 from include.jobs.labelled_rows import LabelledRows
+from include.lifecycle.drift_report import MINIMUM_ROWS
 from include.lifecycle.profile import NO_DAY, Counter, Profile, ProfileError, Schema, SchemaSketch
 from include.lifecycle.profile_schema import TextCells, column_kind, numbers_of
+from include.lifecycle.quality_reference import read_reference
 
-MINIMUM_ROWS = 50
 DISTINCT_SHARE = 0.95
 _ID_ROWS = 1000
+_FIRST_ROWS = 20_000
 _ROOM = 10  # whole numbers drawn by chance from so many times as many as there are rows would come twice
 
 
@@ -88,9 +90,14 @@ class Baseline:
     @classmethod
     def from_json(cls, content: Mapping[str, Any], source: str) -> Baseline:
         """ProfileError where it is no profile. The profile that training leaves with a model has no ``file``: all of its columns count."""
-        note = dict(content.get("file") or {})
-        roles = Roles(**{part: note.get(part) for part in ("score", "label", "time", "id")})
-        return cls(Profile.from_json(content), note.get("source", source), roles, note.get("left_out", {}), content.get("quality"))
+        profile = Profile.from_json(content)
+        note, quality = content.get("file") or {}, content.get("quality")
+        try:
+            roles = Roles(**{part: note.get(part) for part in ("score", "label", "time", "id")})
+            reference = read_reference(quality) if quality is not None else None
+            return cls(profile, str(note.get("source", source)), roles, dict(note.get("left_out", {})), reference)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ProfileError(f"what stands beside the profile was changed by hand: {error}") from error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -220,15 +227,14 @@ def _left_out(file: ColumnsFile, roles: Roles) -> dict[str, str]:
 
 
 def _schema(file: ColumnsFile, names: Sequence[str], left_out: dict[str, str], roles: Roles) -> Schema:
-    """Adds to ``left_out`` the ids, which show in the first rows."""
-    sketch, kept = SchemaSketch(), list(names)
-    for number, batch in enumerate(file.batches(names)):
-        if number == 0:
-            ids = {name: why for name in names if name != roles.score and (why := _id_like(file.kinds[name], batch[name]))}
-            left_out.update(ids)
-            kept = [name for name in names if name not in ids]
-            if not kept:
-                raise JobError(f"{file.path}: no column is left to compare; left out: {', '.join(left_out)}")
+    """Adds to ``left_out`` the ids."""
+    ids = _ids(file, [name for name in names if name != roles.score])
+    left_out.update(ids)
+    kept = [name for name in names if name not in ids]
+    if not kept:
+        raise JobError(f"{file.path}: no column is left to compare; left out: {', '.join(left_out)}")
+    sketch = SchemaSketch()
+    for batch in file.batches(kept):
         columns = {name: as_texts(batch[name]) if file.kinds[name] == "text" else _only_numbers(batch[name]) for name in kept}
         sketch.add(pa.RecordBatch.from_pydict(columns))
     return sketch.schema(apart=[roles.score] if roles.score is not None else [])
@@ -239,15 +245,28 @@ def _only_numbers(column: pa.Array) -> pa.Array:
     return numbers if column_kind(numbers.type) == "numeric" else pa.array(numbers_of(numbers)[0])
 
 
-def _id_like(kind: str | None, column: pa.Array) -> str:
+def _ids(file: ColumnsFile, names: Sequence[str]) -> dict[str, str]:
+    """Columns that look like ids in the first rows, and why."""
+    first: list[pa.RecordBatch] = []
+    for batch in file.batches(names):
+        first.append(batch)
+        if sum(each.num_rows for each in first) >= _FIRST_ROWS:
+            break
+    if not first:
+        return {}
+    rows = pa.Table.from_batches(first)
+    return {name: why for name in names if (why := _id_like(file.kinds[name], rows[name]))}
+
+
+def _id_like(kind: str | None, column: pa.ChunkedArray) -> str:
     """Why it is an id; empty where it is none."""
     known = len(column) - column.null_count
     if known < MINIMUM_ROWS:
         return ""
     if kind == "text":
-        column = column.indices if pa.types.is_dictionary(column.type) else column
-        return "nearly every row has a text of its own" if pc.count_distinct(column).as_py() >= DISTINCT_SHARE * known else ""
-    values, _ = numbers_of(as_numbers(column))
+        distinct = pc.count_distinct(column.cast(pa.string())).as_py()
+        return "nearly every row has a text of its own" if distinct >= DISTINCT_SHARE * known else ""
+    values = np.concatenate([numbers_of(as_numbers(chunk))[0] for chunk in column.chunks])
     values = values[np.isfinite(values)]
     whole = values.size >= _ID_ROWS and bool((values == np.floor(values)).all())
     if whole and np.ptp(values) < _ROOM * values.size and np.unique(values).size == values.size:

@@ -273,9 +273,9 @@ class Demo:
         table.add_row("all of it", f"{sum(self.seconds.values()):.0f} s")
         if drift := summary.get("drift"):
             changed = f"{drift['change']} from {drift['change_day']} on"
-            found = f"found on {drift['found']}, the {drift['days_until_found']}. day of it" if drift["found"] else "[red]not found[/]"
+            found = f"found on {drift['found']}, {drift['days_until_found']} days later" if drift["found"] else "[red]not found[/]"
             table.add_row(
-                "fraud changed", f"{changed}: {found}" + (f"; since {drift['began']}, says the monitor" if drift["began"] else "")
+                "fraud changed", f"{changed}: {found}" + (f". The monitor says: since {drift['began']}" if drift["began"] else "")
             )
         self.console.print(table)
         for name, value in (

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """``days`` of events after the history, on the last of which, at the latest, the change must be found. ``change``: a name in the simulator's
+    """``days`` of events after the history, by the last of which the change should be found. ``change``: a name in the simulator's
     CHANGES, which holds from the day ``change_after`` days of usual traffic on."""
 
     days: int
@@ -99,6 +99,7 @@ class LiveDays:
         demo.console.print(f"  {sign} {analysis['verdict']['headline']}", highlight=False, soft_wrap=True)
         self.windows.append({
             "last_day": day,
+            "as_of": as_of,
             "severity": analysis["verdict"]["severity"],
             "kinds": analysis["verdict"]["kinds"],
             "alarm": alarm,
@@ -112,9 +113,12 @@ class LiveDays:
             "change": self.plan.change,
             "change_day": changed.isoformat(),
             "began": found["alarm"]["since"] if found else None,
-            "found": found["last_day"].isoformat() if found else None,
-            "days_until_found": (found["last_day"] - changed).days + 1 if found else None,
+            "found": found["as_of"].date().isoformat() if found else None,
+            "days_until_found": (found["as_of"].date() - changed).days if found else None,
             "kinds": found["alarm"]["kinds"] if found else [],
             "report": self.windows[-1]["report"],
-            "windows": [{**window, "last_day": window["last_day"].isoformat(), "alarm": bool(window["alarm"])} for window in self.windows],
+            "windows": [
+                {**window, "last_day": window["last_day"].isoformat(), "as_of": iso(window["as_of"]), "alarm": bool(window["alarm"])}
+                for window in self.windows
+            ],
         }

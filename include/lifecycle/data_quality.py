@@ -19,9 +19,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import stdtr
 
+from include.lifecycle.day_effects import Days
 from include.lifecycle.domain import FindingKind, Monitoring
 from include.lifecycle.drift import Count, ShareDrift, column_level, compare_counts, share_drift
-from include.lifecycle.drift_tests import Days
 from include.lifecycle.profile import NO_DAY, Counts, Profile
 from include.lifecycle.profile_schema import NumericCells, plain
 

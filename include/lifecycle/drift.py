@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from include.lifecycle.bootstrap import FloatArray
-from include.lifecycle.drift_tests import Comparison, Days, compare, day_distances, onset
+from include.lifecycle.day_effects import Days
+from include.lifecycle.drift_tests import Comparison, compare, day_distances, onset
 from include.lifecycle.profile import MULTIVARIATE, Column, Profile
 from include.lifecycle.profile_schema import NumericCells, TextCells, plain
 
@@ -174,9 +175,7 @@ def _largest(labels: tuple[str, ...], found: Comparison) -> str:
 
 
 def _says_multivariate(found: Comparison) -> str:
-    far = found.baseline.cumsum() >= 0.8999
-    far[1:] = far[:-1]
-    far[0] = False
+    far = found.baseline.cumsum() - found.baseline > 0.875  # cells are a twentieth wide: from the quantile .9 on
     return (
         "rows whose combination of values is unusual (as the most unusual tenth of the baseline is): share "
         + _moved_share(float(found.baseline[far].sum()), float(found.window[far].sum()))
@@ -188,7 +187,11 @@ def _moved(then: float, now: float) -> str:
 
 
 def _moved_share(then: float, now: float) -> str:
-    digits = next((digits for digits in range(4) if f"{then:.{digits}%}" != f"{now:.{digits}%}"), 3)
+    def tells(digits: int) -> bool:
+        one, other = (f"{share:.{digits}%}" for share in (then, now))
+        return one != other and all(float(text[:-1]) > 0 or share == 0 for text, share in ((one, then), (other, now)))
+
+    digits = next(filter(tells, range(3)), 3)
     one, other = (f"{share:.{digits}%}".replace("%", " %") for share in (then, now))
     return f"{'rose' if now > then else 'fell'} from {one} to {other}" if one != other else f"stayed at {other}"
 

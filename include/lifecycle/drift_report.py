@@ -179,20 +179,17 @@ def _findings(monitoring: Monitoring, document: Json) -> Iterator[dict[str, Any]
         for metric, result in (document[kind] or {}).get("metrics", {}).items():
             if result["drifted"]:
                 says = f"{METRICS.get(metric, metric)}: {_value(result[now])} {_NOW[kind]}, against {_value(result[then])} {_THEN[kind]}."
-                yield finding(
-                    kind,
-                    metric,
-                    {"level": monitoring.level / len(monitoring.minimum_quality_loss), **result},
-                    monitoring.minimum_quality_loss.get(metric),
-                    says,
-                )
-    for row in (document["bias_drift"] or {}).get("rows", ()):
+                tested = result | {"level": monitoring.level / len(monitoring.minimum_quality_loss)}
+                yield finding(kind, metric, tested, monitoring.minimum_quality_loss.get(metric), says)
+    rows = (document["bias_drift"] or {}).get("rows", ())
+    for row in rows:
         if row["drifted"]:
             says = (
                 f"{row['facet']}: {row['level']} against {row['reference']}, {row['metric']} is {_value(row['current'])}; "
                 f"it was {_value(row['baseline'])}."
             )
-            yield finding("bias_drift", f"{row['facet']}: {row['level']}", row, monitoring.minimum_bias_change, says)
+            result = {"effect": row["effect"], "p_value": row["p_value"], "level": monitoring.level / len(rows)}
+            yield finding("bias_drift", f"{row['facet']}: {row['level']}", result, monitoring.minimum_bias_change, says)
     attribution = document["attribution_drift"]
     if attribution and attribution["drifted"]:
         says = f"Scores rest on other features than at the baseline: the rankings agree to {_value(attribution['ndcg'])} (1: the same)."

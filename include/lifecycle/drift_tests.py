@@ -4,24 +4,15 @@ Given are counts by cell, day by day, of a baseline and of a window. The model o
 
     p_dc = π_c + weekday effect + u_dc + sampling noise,    Cov(u_d) = Ω,    Cov(noise) = (diag π − ππᵀ) / n_d
 
-**Weekdays** are taken out by direct standardisation: the baseline's days are weighted so that its weekdays have the shares of rows that they
-have in the window, wherever the baseline has three days or more of each weekday.
+How the weekdays' effect, Ω and V are found is said in ``day_effects``.
 
-**Day-to-day variance** Ω is estimated from the baseline's days by moments (one-way analysis of variance: Searle, Casella & McCulloch 1992,
-Variance Components, §3.6): the days' scatter about their (weekday's) mean, less what sampling makes, not below 0. The difference between window
-and baseline then has the covariance V = s·P + τ·Ω in units of √π, P the projection on what sums to 0, s = 1/M + Σ a_d²/n_d, and
-τ = Σ (m_e/M)² + Σ a_d², for M rows in the window (m_e a day) and standardisation weights a_d.
-
-Days that follow each other may be alike (a customer's average of thirty days moves slowly): day effects are autoregressive, with the correlation
-ρ^|lag|. ρ and the size of Ω maximise the restricted likelihood of the baseline's days (Patterson & Thompson 1971, Biometrika 58), all cells
-together; τ is then Var(Σ m_e/M u_e − Σ a_d u_d) for Ω = 1, which for a slow feature is many times as large.
-
-**Two statistics.** The overall one, T = Σ (difference)²/π, which is Pearson's for independent rows, sees what moves many cells. Its distribution
-is a chi-square of V's first three moments (Pearson 1959; Imhof 1961, Biometrika 48, §4, eq. 4.2): matching two only (Box 1954; Brunner, Dette &
-Munk 1997) is far too light in the tail when one direction dominates Ω. Moments of Ω are the unbiased ones of a Wishart matrix (Letac & Massam
-2004), and that Ω is itself an estimate widens the distribution as the denominator of an F does (Satterthwaite 1946). The single-cell one, the
-normal deviate of each cell's exact tail, Šidák-corrected, sees one cell that moves alone. Its variance borrows strength
-from the other cells (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3). The two are combined by the Cauchy combination (Liu & Xie 2020, JASA 115).
+**Two statistics**, with the difference's covariance V = s·P + τ·Ω in units of √π. The overall one, T = Σ (difference)²/π, which is Pearson's for
+independent rows, sees what moves many cells. Its distribution is a chi-square of V's first three moments (Pearson 1959; Imhof 1961, Biometrika
+48, §4, eq. 4.2): matching two only (Box 1954; Brunner, Dette & Munk 1997) is far too light in the tail. Moments of Ω are the unbiased ones of a
+Wishart matrix (Letac & Massam 2004); a direction that stands out of it (a mean that moves from day to day) is taken apart, and counts as the
+squared t that it is. That Ω is itself an estimate widens the distribution as the denominator of an F does (Satterthwaite 1946). The single-cell
+one, the normal deviate of each cell's exact tail, Šidák-corrected, sees one cell that moves alone. Its variance borrows strength from the other
+cells (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3). The two are combined by the Cauchy combination (Liu & Xie 2020, JASA 115).
 
 Sparse cells are put together by the counts of both sides added up, which the null distribution is conditional on anyway.
 """
@@ -29,7 +20,6 @@ Sparse cells are put together by the counts of both sides added up, which the nu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -37,40 +27,12 @@ from numpy.typing import NDArray
 from scipy.special import betainc, chdtrc, gammaln, ndtr, ndtri, polygamma, psi, stdtr, xlogy
 
 from include.lifecycle.bootstrap import FloatArray
+from include.lifecycle.day_effects import Days, Scale, largest_by_chance, scale_of, standard_weights, weighted_shares
 from include.lifecycle.profile import NO_DAY, Counts
 
 LEAST_EXPECTED = 5.0
-LEAST_DAYS = 5
-"""With fewer days in the baseline, how days vary is unknown, and rows are taken as independent."""
-LEAST_OF_WEEKDAY = 3
-
-LEAST_FREEDOM = 5.0
-
-_CERTAIN, _ALIKE = 6.0, 1.0
-"""Twice the logarithm of likelihood ratios: from which on there are day effects, and up to which two correlations explain them alike."""
-_CORRELATIONS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
-_SIZES = np.concatenate([[0.0], np.geomspace(0.02, 1000, 30)])
-"""Of day effects, over sampling."""
 
 _Counted = TypeVar("_Counted", Counts, FloatArray)
-
-
-@dataclass(frozen=True)
-class Days:
-    """Counts by day and cell. ``counts``: (days, cells); ``dates``: ISO dates in order, "" for rows without one."""
-
-    dates: tuple[str, ...]
-    counts: Counts
-
-    def known(self) -> Days:
-        """Only the days that have rows."""
-        kept = np.flatnonzero(self.counts.sum(axis=1) > 0)
-        return Days(tuple(self.dates[day] for day in kept), self.counts[kept])
-
-    @property
-    def rows(self) -> FloatArray:
-        found: FloatArray = self.counts.sum(axis=1).astype(np.float64)
-        return found
 
 
 @dataclass(frozen=True)
@@ -84,25 +46,6 @@ class Comparison:
     window: FloatArray
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """The difference's variance. ``rows``: M of the window; ``effective``: of the baseline, 1/Σ(a_d²/n_d); ``days``: τ of the module docstring;
-    ``scatter``: (cells, cells), the baseline days' scatter in units in which sampling makes it P; ``freedom`` ν of it and ``size`` n₀:
-    E scatter = P + n₀ Ω. No scatter: rows are independent."""
-
-    rows: float
-    effective: float
-    days: float = 0.0
-    scatter: FloatArray | None = None
-    freedom: float = 0.0
-    size: float = 1.0
-
-    @property
-    def sampling(self) -> float:
-        """s of the module docstring."""
-        return 1 / self.rows + 1 / self.effective
-
-
 def compare(baseline: Days, window: Days, *, ordered: bool = False) -> Comparison:
     """Whether window and baseline differ in their shares. ordered: cells are neighbours in their order (of numbers), so that sparse ones are put
     together with the next; otherwise with other sparse ones. Without rows on a side the p-value is 1 and the effect 0."""
@@ -113,27 +56,12 @@ def compare(baseline: Days, window: Days, *, ordered: bool = False) -> Compariso
         then, now = (side.counts.sum(axis=0) / side.rows.sum() if side.dates else nothing for side in (baseline, window))
         return Comparison(1.0, 0.0, then, now)
     weights = standard_weights(baseline, window)
-    then, now = _weighted_shares(baseline, weights), window.counts.sum(axis=0) / window.rows.sum()
+    then, now = weighted_shares(baseline, weights), window.counts.sum(axis=0) / window.rows.sum()
     rows, effective = float(window.rows.sum()), 1 / float((weights**2 / baseline.rows).sum())
     groups = _groups(then * effective + now * rows, min(effective, rows), ordered)
     before, after = (Days(side.dates, _by_group(side.counts, groups)) for side in (baseline, window))
     p_value, effect = _compare_grouped(before, after, weights)
     return Comparison(p_value, effect, then, now)
-
-
-def standard_weights(baseline: Days, window: Days) -> FloatArray:
-    """Weight of each day of the baseline, sum 1: its share of the rows, within the weekdays that the window has."""
-    rows = baseline.rows
-    plain: FloatArray = rows / rows.sum()
-    if NO_DAY in baseline.dates or NO_DAY in window.dates:
-        return plain
-    its, others = _weekdays(baseline.dates), _weekdays(window.dates)
-    if not _seasonal(its) or not np.isin(others, its).all():
-        return plain
-    wanted = np.bincount(others, window.rows, 7) / window.rows.sum()
-    have = np.bincount(its, rows, 7)
-    found: FloatArray = wanted[its] * rows / have[its]
-    return found
 
 
 def cauchy_combination(*p_values: float) -> float:
@@ -146,12 +74,12 @@ def cauchy_combination(*p_values: float) -> float:
 
 
 def _compare_grouped(baseline: Days, window: Days, weights: FloatArray) -> tuple[float, float]:
-    then, now = _weighted_shares(baseline, weights), window.counts.sum(axis=0) / window.rows.sum()
+    then, now = weighted_shares(baseline, weights), window.counts.sum(axis=0) / window.rows.sum()
     rows, effective = float(window.rows.sum()), 1 / float((weights**2 / baseline.rows).sum())
     pooled = (then * effective + now * rows) / (effective + rows)
     if np.count_nonzero(pooled) < 2:
         return 1.0, 0.0
-    scale = _scale(baseline, window, weights, pooled)
+    scale = scale_of(baseline, window, weights, pooled)
     rank = pooled.size - 1
     spectrum = _Spectrum(0.0, (rank, rank, rank), rank) if scale.scatter is None else _spectrum(scale.scatter, scale.freedom, rank)
     by_cell = _largest_cell(then, now, pooled, scale, spectrum)
@@ -163,85 +91,15 @@ def _compare_grouped(baseline: Days, window: Days, weights: FloatArray) -> tuple
     return cauchy_combination(overall, by_cell), float(effect)
 
 
-def _scale(baseline: Days, window: Days, weights: FloatArray, pooled: FloatArray) -> _Scale:
-    rows, its = baseline.rows, window.rows
-    effective = 1 / float((weights**2 / rows).sum())
-    if NO_DAY in baseline.dates or NO_DAY in window.dates or len(baseline.dates) < LEAST_DAYS:
-        return _Scale(float(its.sum()), effective)
-    contrasts = _contrasts(baseline.dates, tuple(rows.tolist()))
-    rest = contrasts.basis.T @ (np.sqrt(rows)[:, None] * (baseline.counts / rows[:, None]) / np.sqrt(pooled))
-    if not rest.size:
-        return _Scale(float(its.sum()), effective)
-    scatter = rest.T @ rest / rest.shape[0]
-    correlation, size, freedom = _autoregression(*_moving(rest, scatter), contrasts)
-    days = np.array([*baseline.dates, *window.dates], "datetime64[D]").astype(np.float64)
-    weight = np.concatenate([-weights, its / its.sum()])
-    tau = float(weight @ correlation ** np.abs(days[:, None] - days[None, :]) @ weight)
-    return _Scale(float(its.sum()), effective, tau, scatter, freedom, size)
-
-
-@dataclass(frozen=True)
-class _Contrasts:
-    """``basis``: (days, contrasts), orthonormal, of what the (weekdays') means leave of the days, each day weighted with the root of its rows: those
-    of the restricted likelihood. ``spectra``: by ρ, eigenvalues and eigenvectors of the contrasts' covariance for Ω = 1, without sampling."""
-
-    basis: FloatArray
-    spectra: tuple[tuple[float, FloatArray, FloatArray], ...]
-
-
-@lru_cache(maxsize=64)
-def _contrasts(dates: tuple[str, ...], rows: tuple[float, ...]) -> _Contrasts:
-    """Kept, because most columns of a profile have values in the same rows."""
-    weekdays, root = _weekdays(dates), np.sqrt(np.array(rows))[:, None]
-    strata = np.eye(7)[weekdays] if _seasonal(weekdays) else np.ones((len(rows), 1))
-    design = root * strata[:, strata.any(axis=0)]
-    basis = np.linalg.qr(design, mode="complete")[0][:, design.shape[1] :]
-    days = np.array(dates, "datetime64[D]").astype(np.float64)
-    lags, scaled = np.abs(days[:, None] - days[None, :]), basis * root
-    spectra = []
-    for rho in _CORRELATIONS if basis.size else ():
-        values, vectors = np.linalg.eigh(scaled.T @ rho**lags @ scaled)
-        spectra.append((rho, np.maximum(values, 0.0), vectors))
-    return _Contrasts(basis, tuple(spectra))
-
-
-def _moving(rest: FloatArray, scatter: FloatArray) -> tuple[FloatArray, int]:
-    """The contrasts' values, shape (contrasts, directions), and how many of the directions are free: along the one in which days move, where one
-    stands out of the noise that the others would drown it in."""
-    rank, nu = rest.shape[1] - 1, rest.shape[0]
-    values, vectors = np.linalg.eigh(scatter)
-    if rank > 1 and values[-1] > (1 + np.sqrt(rank / nu)) ** 2:
-        return rest @ vectors[:, -1:], 1
-    return rest, rank
-
-
-def _autoregression(rest: FloatArray, rank: int, contrasts: _Contrasts) -> tuple[float, float, float]:
-    """ρ; n₀, the contrasts' mean of what Ω = 1 adds to a sampling variance of 1; and the degrees of freedom of the scatter, fewer where days are
-    alike (Satterthwaite 1946). Where there are day effects at all, ρ is the largest that is not much less likely than the likeliest: a few weeks
-    say little of a slow wander, and to take it for none is the error that cries wolf."""
-    found = []
-    for rho, values, vectors in contrasts.spectra:
-        squares = ((vectors.T @ rest) ** 2).sum(axis=1)
-        variance = 1 + _SIZES[:, None] * values / values.mean()
-        likelihood = -(rank * np.log(variance) + squares / variance).sum(axis=1)
-        place = int(np.argmax(likelihood))
-        freedom = float(variance[place].sum() ** 2 / (variance[place] ** 2).sum())
-        found.append((float(likelihood[place]), rho, float(values.mean()), freedom, float(likelihood[0])))
-    best = max(found)
-    chosen = found[0]
-    if best[0] > best[4] + _CERTAIN:
-        chosen = next(each for each in reversed(found) if each[0] > best[0] - _ALIKE)
-    return chosen[1], chosen[2], max(LEAST_FREEDOM, chosen[3])
-
-
 @dataclass(frozen=True)
 class _Spectrum:
-    """Of the days' covariance C = P + n₀Ω: the largest eigenvalue where it stands out (otherwise 0), and the traces of C², C, C³ of the rest, in
-    the order 1, 2, 3; ``rank``: how many directions the rest has."""
+    """Of the days' covariance C = P + n₀Ω: the largest eigenvalue where it may stand out (otherwise 0), and the traces of C, C², C³ of the rest;
+    ``rank``: how many directions the rest has; ``certain``: whether the largest stands out beyond what chance makes."""
 
     spike: float
     traces: tuple[float, float, float]
     rank: int
+    certain: bool = False
 
     @property
     def directions(self) -> float:
@@ -256,6 +114,7 @@ def _spectrum(scatter: FloatArray, nu: float, rank: int) -> _Spectrum:
     top, gamma = float(np.linalg.eigvalsh(scatter)[-1]), rank / nu
     bulk = max(1.0, (first - top) / (rank - 1)) if rank > 1 else 1.0
     ratio, spike = top / bulk, 0.0
+    certain = rank > 1 and ratio > largest_by_chance(rank, nu)
     if rank > 1 and ratio > (1 + np.sqrt(gamma)) ** 2:
         inner = ratio + 1 - gamma
         spike = bulk * (inner + float(np.sqrt(inner**2 - 4 * ratio))) / 2
@@ -264,7 +123,7 @@ def _spectrum(scatter: FloatArray, nu: float, rank: int) -> _Spectrum:
     one = max(0.0, first - rank)
     two = float(np.clip(second - 2 * first + rank, one**2 / rank, one**2))
     three = 0.0 if one == 0 else float(np.clip(third - 3 * second + 3 * first - rank, two**2 / one, two**1.5))
-    return _Spectrum(spike, (rank + one, rank + 2 * one + two, rank + 3 * one + 3 * two + three), rank)
+    return _Spectrum(spike, (rank + one, rank + 2 * one + two, rank + 3 * one + 3 * two + three), rank, certain)
 
 
 def _wishart_traces(scatter: FloatArray, nu: float) -> tuple[float, float, float]:
@@ -276,7 +135,7 @@ def _wishart_traces(scatter: FloatArray, nu: float) -> tuple[float, float, float
     return one, second, third
 
 
-def _variance_traces(scale: _Scale, spectrum: _Spectrum) -> tuple[float, float, float]:
+def _variance_traces(scale: Scale, spectrum: _Spectrum) -> tuple[float, float, float]:
     """Traces of V, V², V³ without the direction that stands out: V = s·P + t·(C − P)."""
     s, t = scale.sampling, scale.days / scale.size
     a, rank = s - t, spectrum.rank
@@ -284,7 +143,7 @@ def _variance_traces(scale: _Scale, spectrum: _Spectrum) -> tuple[float, float, 
     return a * rank + t * one, a**2 * rank + 2 * a * t * one + t**2 * two, a**3 * rank + 3 * a**2 * t * one + 3 * a * t**2 * two + t**3 * three
 
 
-def _overall(statistic: float, scale: _Scale, spectrum: _Spectrum) -> float:
+def _overall(statistic: float, scale: Scale, spectrum: _Spectrum) -> float:
     """Probability of a quadratic form as large as this or larger. The direction that stands out is a squared t, on the days' degrees of freedom;
     the rest a shifted chi-square of three moments, over the estimate of its mean."""
     first, second, third = _variance_traces(scale, spectrum)
@@ -318,7 +177,7 @@ def _log_chi_square_grid(freedom: float) -> tuple[FloatArray, FloatArray]:
     return grid, np.exp(half * (np.log(half) + grid - np.exp(grid)) - gammaln(half))
 
 
-def _largest_cell(then: FloatArray, now: FloatArray, pooled: FloatArray, scale: _Scale, spectrum: _Spectrum) -> float:
+def _largest_cell(then: FloatArray, now: FloatArray, pooled: FloatArray, scale: Scale, spectrum: _Spectrum) -> float:
     """Šidák-corrected p-value of the cell that moved most."""
     sampling, free = scale.sampling, 1 - pooled
     variance, freedom = np.full(pooled.size, sampling), np.full(pooled.size, np.inf)
@@ -334,7 +193,7 @@ def _largest_cell(then: FloatArray, now: FloatArray, pooled: FloatArray, scale: 
     return float(-np.expm1(pooled.size * np.log1p(-min(1 - 1e-16, 2 * float(tails.min())))))
 
 
-def _deviates(then: FloatArray, now: FloatArray, pooled: FloatArray, scale: _Scale) -> FloatArray:
+def _deviates(then: FloatArray, now: FloatArray, pooled: FloatArray, scale: Scale) -> FloatArray:
     """Size of the normal deviate with each cell's exact tail probability. Given the cell's rows on both sides together, those of the window are
     hypergeometric: a binomial (its mid-p value: Lancaster 1961, JASA 56), the variance of which is too large by 1/(1 - pooled). A cell of few
     rows has a longer tail than a normal variable, which matters where levels are one in a million."""
@@ -356,7 +215,7 @@ def _binomial_tail(successes: FloatArray, failures: FloatArray, share: float) ->
 def _moderated(ratio: FloatArray, nu: float, spectrum: _Spectrum) -> tuple[FloatArray, float]:
     """Each cell's variance over what sampling makes, at least 1, shrunk towards that of all cells (Smyth 2004, §6.2), and its degrees of freedom:
     not more than the cells have together, since one day moves many cells alike."""
-    if ratio.size == 2 or spectrum.spike > 0:
+    if ratio.size == 2 or spectrum.certain:
         return np.maximum(1.0, ratio), nu
     together = nu * max(1.0, spectrum.directions)
     logs = np.log(np.maximum(ratio, 1e-12)) - psi(nu / 2) + np.log(nu / 2)
@@ -390,11 +249,6 @@ def _jensen_shannon(one: FloatArray, other: FloatArray) -> float:
     return sum(float((side[side > 0] * np.log2(side[side > 0] / middle[side > 0])).sum()) for side in (one, other)) / 2
 
 
-def _weighted_shares(days: Days, weights: FloatArray) -> FloatArray:
-    found: FloatArray = weights @ (days.counts / days.rows[:, None])
-    return found
-
-
 def _groups(expected: FloatArray, smaller: float, ordered: bool) -> NDArray[np.intp]:
     """Each cell's group. expected: rows of both sides together; smaller: rows of the smaller side. Groups have at least ``LEAST_EXPECTED`` expected
     rows in the smaller side; two cells are never put together (theirs is an exact test in all but name)."""
@@ -420,18 +274,6 @@ def _by_group(counts: _Counted, groups: NDArray[np.intp]) -> _Counted:
     return found
 
 
-def _weekdays(dates: tuple[str, ...]) -> NDArray[np.int64]:
-    """0: Thursday … 6: Wednesday."""
-    return np.array(dates, "datetime64[D]").astype(np.int64) % 7
-
-
-def _seasonal(weekdays: NDArray[np.int64]) -> bool:
-    """Whether weekdays are taken out: there are enough of each that there is, and of more than one."""
-    days = np.bincount(weekdays)
-    days = days[days > 0]
-    return days.size > 1 and bool((days >= LEAST_OF_WEEKDAY).all())
-
-
 def day_distances(baseline: Days, window: Days, *, ordered: bool = False) -> tuple[tuple[str, float], ...]:
     """Each day of the window, and its Jensen-Shannon distance (base 2) from the baseline of that weekday, of which what sampling alone makes is
     taken out."""
@@ -446,7 +288,7 @@ def day_distances(baseline: Days, window: Days, *, ordered: bool = False) -> tup
 
 def _day_distance(baseline: Days, day: Days) -> tuple[str, float]:
     weights = standard_weights(baseline, day)
-    then, now = _weighted_shares(baseline, weights), day.counts[0] / day.rows[0]
+    then, now = weighted_shares(baseline, weights), day.counts[0] / day.rows[0]
     sampling = 1 / day.rows[0] + float((weights**2 / baseline.rows).sum())
     chance = (np.count_nonzero(then + now) - 1) * sampling / (8 * np.log(2))
     return day.dates[0], float(np.sqrt(max(0.0, _jensen_shannon(then, now) - chance)))
@@ -459,7 +301,7 @@ def onset(baseline: Days, window: Days, *, ordered: bool = False) -> str | None:
     if not baseline.dates or not window.dates or NO_DAY in window.dates:
         return None
     weights = standard_weights(baseline, window)
-    then = _weighted_shares(baseline, weights) * baseline.rows.sum()
+    then = weighted_shares(baseline, weights) * baseline.rows.sum()
     groups = _groups(then + window.counts.sum(axis=0), min(baseline.rows.sum(), window.rows.sum()), ordered)
     before = _by_group(then[None, :], groups)[0]
     # half a row in every cell that the baseline does not have: a level seen for the first time is unlikely, not impossible

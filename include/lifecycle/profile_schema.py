@@ -1,10 +1,10 @@
 """What profiles count by: the cells of every column, fixed once on the rows of a baseline.
 
-A numeric column has up to about 20 cells between quantiles of the baseline. A text column of at most 50 levels has a cell for each; one of more
-levels has 64 cells by hash. Why by hash, and not one cell for each of the most frequent: levels that are chosen because the baseline has many
-of them have fewer in any other rows (regression to the mean), so that of a thousand levels that occur alike, the chosen ones would seem to fall
-in every window although nothing changed. A hash knows nothing of the counts, so that both sides are drawn alike. The most frequent levels'
-names are kept only to explain what a cell holds.
+A numeric column has 20 cells between quantiles of the baseline, the outer ones cut finer (fewer where values are few). A text column of at most
+50 levels has a cell for each; one of more levels has 64 cells by hash. Why by hash, and not one cell for each of the most frequent: levels that
+are chosen because the baseline has many of them have fewer in any other rows (regression to the mean), so that of a thousand levels that occur
+alike, the chosen ones would seem to fall in every window although nothing changed. A hash knows nothing of the counts, so that both sides are
+drawn alike. The most frequent levels' names are kept only to explain what a cell holds.
 
 The multivariate check (``Joint``) gives every row one number, its squared Mahalanobis distance after each column is replaced by the normal
 score of its cell (van der Waerden 1952), and that number is binned like any numeric column. It sees a broken correlation that no single column
@@ -31,6 +31,8 @@ from scipy.special import ndtri
 from include.lifecycle.bootstrap import FloatArray
 
 BINS = 20
+TAILS = (0.001, 0.01, 0.99, 0.999)
+"""Quantiles that cut the outer two of ``BINS`` cells once more each: a new kind of fraud is one in a hundred rows, and far out."""
 LEVELS = 50
 BUCKETS = 64
 NAMED = 20
@@ -301,15 +303,17 @@ def _dictionary(column: pa.Array) -> tuple[NDArray[np.intp], list[str]]:
 
 
 def _numeric_cells(values: FloatArray, bins: int = BINS) -> NumericCells:
-    """Inner edges of ``bins`` cells of about equal size. A column of few distinct values gets a cell for each; a value that fills more than a
-    cell gets one of its own, so that its share shows."""
+    """Inner edges of ``bins`` cells of about equal size, the outer ones in three. A column of few distinct values gets a cell for each; a value that
+    fills more than a cell gets one of its own, so that its share shows."""
     known = np.sort(values[np.isfinite(values)])
     distinct, counts = np.unique(known, return_counts=True)
     if distinct.size <= bins:
         return NumericCells(tuple(distinct[1:].tolist()), tuple(distinct.tolist()))
     heavy = np.flatnonzero(counts > known.size / bins)
     edges = np.concatenate([
-        np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1], method="higher"), distinct[heavy], distinct[heavy[heavy + 1 < distinct.size] + 1]
+        np.quantile(known, [*np.linspace(0, 1, bins + 1)[1:-1], *TAILS], method="higher"),
+        distinct[heavy],
+        distinct[heavy[heavy + 1 < distinct.size] + 1],
     ])  # fmt: skip
     edges = np.unique(edges)
     return NumericCells(tuple(edges[edges > distinct[0]].tolist()))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from include.lifecycle.profile import MULTIVARIATE, NO_DAY, Counter, Profile, ProfileError, Schema, SchemaSketch
-from include.lifecycle.profile_schema import BINS, BUCKETS, LEVELS, SAMPLE, Joint, NumericCells, TextCells
+from include.lifecycle.profile_schema import BINS, BUCKETS, LEVELS, SAMPLE, TAILS, Joint, NumericCells, TextCells
 
 ROWS = st.lists(
     st.tuples(
@@ -103,8 +103,10 @@ def test_cells_by_hand() -> None:
 def test_edges_cut_the_whole_into_cells_of_about_equal_size() -> None:
     values = np.random.default_rng(0).lognormal(size=10_000)
     counts = counted(table(amount=values)).columns["amount"].counts
-    assert counts.shape == (1, BINS)
-    assert (abs(counts - 10_000 / BINS) <= 1).all()
+    assert counts.shape == (1, BINS + len(TAILS))
+    assert (abs(counts[0, 3:-3] - 10_000 / BINS) <= 1).all()
+    assert counts[0, :3] == pytest.approx([10, 90, 400], abs=2)
+    assert counts[0, -3:] == pytest.approx([400, 90, 10], abs=2)
 
 
 def test_edges_of_a_sample_cut_many_rows_nearly_as_well() -> None:
@@ -114,7 +116,7 @@ def test_edges_of_a_sample_cut_many_rows_nearly_as_well() -> None:
         sketch.add(pa.record_batch({"amount": part}))
     assert len(sketch._numbers["amount"][0]) <= 2 * SAMPLE
     counts = counted(table(amount=values), sketch.schema()).columns["amount"].counts
-    assert abs(counts / values.size * BINS - 1).max() < 0.1
+    assert abs(counts[0, 3:-3] / values.size * BINS - 1).max() < 0.1
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_edges_of_a_sample_cut_many_rows_nearly_as_well() -> None:
         ([np.nan, np.nan], [0]),
         ([3.0, 3.0, 3.0], [3]),
         ([0.0, 1.0, 1.0, np.nan], [1, 2]),
-        ([0.0] * 900 + [float(v) for v in range(1, 101)], [900, 50, 50]),
+        ([0.0] * 900 + [float(v) for v in range(1, 101)], [900, 50, 40, 9, 1]),
     ],
 )
 def test_columns_of_few_or_heavy_values_keep_them_apart(values: list[float], expected: list[int]) -> None:

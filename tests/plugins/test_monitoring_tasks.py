@@ -138,7 +138,8 @@ def test_metrics_reach_cloudwatch_but_those_of_a_backfill_do_not(aws: str, monke
 
     client = boto3.client("cloudwatch")
     monkeypatch.setattr(AwsGenericHook, "conn", client)
-    run = {"history": False, "as_of": "2026-11-20T00:00:00Z"}
+    yesterday = datetime.now(UTC) - timedelta(days=1)  # CloudWatch lists nothing older than two weeks
+    run = {"history": False, "as_of": yesterday.isoformat()}
     publish_metrics(DOMAIN, run, {"metrics": {"ScoreEffect": 0.12, "Measured.roc_auc": None}})
     listed = client.list_metrics(Namespace=METRIC_NAMESPACE)["Metrics"]
     assert {metric["MetricName"] for metric in listed} == {"ScoreEffect"}
