@@ -41,7 +41,7 @@ FIRST_DAY = date(2024, 1, 1)
 CHANGE_AT, DAYS_AFTER, DAYS_BEFORE = 77, 14, 8
 """Day of the change; how long a rule is given; and how many windows before it."""
 CLAIMS_A_DAY = 220
-POPULATION, RADIUS, FEATURES_FROM, SEED = (1_500, 3_000), 8.0, 35, 5
+POPULATION, RADIUS, FEATURES_FROM, SEED = (1_500, 3_000), 8.0, 35, 20_261_122
 
 Rows = Callable[[np.random.Generator, int, bool], npt.NDArray[Any]]
 

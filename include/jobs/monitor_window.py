@@ -34,6 +34,7 @@ from include.lifecycle.alarm_policy import WindowRecord
 from include.lifecycle.as_of import iso
 from include.lifecycle.attribution_drift import attribution_drift
 from include.lifecycle.bias_drift import bias_drift
+from include.lifecycle.domain import ReviewCapacity
 from include.lifecycle.drift_report import analyse, side
 from include.lifecycle.estimated_quality import concept_drift, estimated_quality
 from include.lifecycle.evaluation import Economics
@@ -108,7 +109,9 @@ class _Analysis:
         window, domain = self.window, self.context.domain
         seen = self.found.of_days(window.first, window.last) if self.found else None
         profile = profile_of(seen, self.model.features, self.baseline.schema) if seen else Counter(self.baseline.schema).profile()
-        source = "events that the endpoint scored" if seen and seen.days_by_source["endpoint"] else "events of the feature store, scored now"
+        source = (
+            "events that the endpoint scored" if seen and seen.days_by_source["endpoint"] else "events of the feature store, scored now"
+        )
         subject = {
             "domain": domain.name,
             "title": domain.title,
@@ -121,12 +124,24 @@ class _Analysis:
         }
         sections = self._sections(connection, scratch, self.found) if self.found else {}
         policy = domain.monitoring
-        return analyse(policy, self.baseline, profile, subject, score=SCORE_COLUMN, days=policy.window.days, sections=sections), profile
+        days = policy.window.days * (self._kept(seen) if seen else 1.0)
+        return analyse(policy, self.baseline, profile, subject, score=SCORE_COLUMN, days=days, sections=sections), profile
+
+    def _kept(self, found: ScoredEvents) -> float:
+        """The share of the events that is at hand: of captured days it is the domain's ``capture_percentage``, of the others all."""
+        captured, whole = (len(found.days_by_source[source]) for source in ("endpoint", "feature_store"))
+        return (captured * self.context.domain.monitoring.capture_percentage / 100 + whole) / max(captured + whole, 1)
+
+    def _economics(self, found: ScoredEvents) -> Economics:
+        """Analysts review as many of a sample as the sample is of the whole."""
+        costs, review = self.context.domain.costs, self.context.domain.review
+        if review.per_day is not None:
+            review = ReviewCapacity(per_day=max(1, round(review.per_day * self._kept(found))))
+        return Economics(costs, review)
 
     def _sections(self, connection: duckdb.DuckDBPyConnection, scratch: Path, found: ScoredEvents) -> dict[str, Any]:
         """What rests on labels, money, facets and contributions."""
         domain, policy, as_of = self.context.domain, self.context.domain.monitoring, self.options.as_of
-        economics = Economics(domain.costs, domain.review)
         known = with_matured_labels(self.context, connection, found, as_of, scratch)
         until = last_whole_day(as_of - domain.label.maturity)
         mature, young = known.of_days(self.window.matured_from, until), known.of_days(until + timedelta(days=1), self.window.last)
@@ -134,22 +149,22 @@ class _Analysis:
         whole = known.of_days(self.window.matured_from, self.window.last)
         sections: dict[str, Any] = {}
         if measured.data.rows:
-            arguments = (self.reference, measured.events(), measured.scores, economics, policy)
+            arguments = (self.reference, measured.events(), measured.scores, self._economics(measured), policy)
             unlabelled = mature.data.rows - measured.data.rows
             sections["quality"] = quality_drift(*arguments, unlabelled=unlabelled, confidence=self.confidence)
             sections["quality"]["over_time"] = over_time(
-                self.reference, whole.events(), whole.scores, whole.labelled, economics, confidence=self.confidence
+                self.reference, whole.events(), whole.scores, whole.labelled, self._economics(whole), confidence=self.confidence
             )
             sections["concept_drift"] = concept_drift(*arguments, confidence=self.confidence)
         if young.data.rows:
-            arguments = (self.reference, young.events(), young.scores, economics, policy)
+            arguments = (self.reference, young.events(), young.scores, self._economics(young), policy)
             sections["estimated_quality"] = estimated_quality(*arguments, confidence=self.confidence)
         seen = known.of_days(self.window.first, self.window.last)
         if seen.data.rows:
-            sections |= self._of_window(seen, economics)
+            sections |= self._of_window(seen)
         return sections
 
-    def _of_window(self, seen: ScoredEvents, economics: Economics) -> dict[str, Any]:
+    def _of_window(self, seen: ScoredEvents) -> dict[str, Any]:
         domain, policy, events = self.context.domain, self.context.domain.monitoring, seen.events()
         rows = explained_rows(seen.data.rows)
         contributions = self.model.contributions(seen.data.matrix(self.model.features)[rows])
@@ -161,7 +176,9 @@ class _Analysis:
         if domain.facets:
             facets = {facet.name: seen.data.texts(facet.column) for facet in domain.facets}
             levels = {facet.name: facet.reference for facet in domain.facets}
-            sections["bias_drift"] = bias_drift(self.reference, events.days, events.groups, seen.scores, facets, levels, economics, policy)
+            sections["bias_drift"] = bias_drift(
+                self.reference, events.days, events.groups, seen.scores, facets, levels, self._economics(seen), policy
+            )
         return sections
 
 
@@ -175,9 +192,7 @@ def _baselines(options: argparse.Namespace, context: JobContext) -> tuple[Profil
         raise JobError(f"{options.profile}, {options.reference}: {error}") from error
 
 
-def _write(
-    options: argparse.Namespace, context: JobContext, window: _Window, report: dict[str, Any], profile: Profile
-) -> dict[str, Any]:
+def _write(options: argparse.Namespace, context: JobContext, window: _Window, report: dict[str, Any], profile: Profile) -> dict[str, Any]:
     objects, output = context.objects, context.objects.key(options.output).rstrip("/")
     reports = {
         "report": objects.put_json(f"{output}/report.json", report),

@@ -91,13 +91,13 @@ def data_quality(
     *,
     absent: Sequence[str] = (),
     score: str | None = None,
-    days: int | None = None,
+    days: float | None = None,
 ) -> list[Check]:
     """Every check of two profiles of one schema.
 
     :param absent: columns that the window does not have at all, which ``structure`` tells
     :param score: the column whose values must lie in 0..1
-    :param days: how many days the window covers; None: from its first to its last
+    :param days: how many days the window covers, and less where it is a sample of them; None: from its first to its last
     """
     severity = severity_of(monitoring, "data_quality")
     tested: list[Check] = []
@@ -193,7 +193,7 @@ def _constant(monitoring: Monitoring, baseline: Profile, window: Profile, name: 
     yield Check("constant", name, False, "note", says, 1 - share, 0.0, share - 1, monitoring.minimum_missing, chance)
 
 
-def _row_count(monitoring: Monitoring, baseline: Profile, window: Profile, days: int | None, level: float) -> Check:
+def _row_count(monitoring: Monitoring, baseline: Profile, window: Profile, days: float | None, level: float) -> Check:
     """Rows a day against those of the baseline: a t-test, the standard error from how the baseline's days differ. Without days, or with few of
     the baseline, only no row at all is found."""
     severity = severity_of(monitoring, "data_quality")
@@ -202,7 +202,7 @@ def _row_count(monitoring: Monitoring, baseline: Profile, window: Profile, days:
     if NO_DAY in baseline.days or NO_DAY in window.days or len(baseline.days) < LEAST_DAYS:
         return Check("row_count", None, total == 0, severity, f"The window has {total:,} rows.", current=float(total), minimum_effect=floor)
     covered = days or _span(window.days)
-    then, now = float(baseline.rows.mean()), total / max(covered, 1)
+    then, now = float(baseline.rows.mean()), total / covered if covered else 0.0
     spread = float(baseline.rows.std(ddof=1)) * math.sqrt(1 / len(baseline.days) + 1 / max(covered, 1))
     p_value = 2 * float(stdtr(len(baseline.days) - 1, -abs(now - then) / spread)) if spread > 0 else float(now == then)
     ratio = now / then

@@ -56,7 +56,7 @@ def analyse(
     apart: Collection[str] = (),
     checks: Sequence[Check] = (),
     absent: Sequence[str] = (),
-    days: int | None = None,
+    days: float | None = None,
     sections: Mapping[str, Json | None] | None = None,
 ) -> dict[str, Any]:
     """The report of two profiles of one schema: data quality, drift of every column, of the score and of all numeric columns together, and the
@@ -67,7 +67,8 @@ def analyse(
     :param apart: columns of the profile that are no features (facets): only their data quality is looked at
     :param checks: what was found beside the profiles (``data_quality.structure``, ``data_quality.labels``)
     :param absent: columns that the window does not have, which are among ``checks`` already
-    :param days: how many days the window covers, for the number of rows a day; None: from its first to its last
+    :param days: how many days the window covers, for the number of rows a day, and less where it is a sample of them; None: from its first
+        to its last
     :param sections: results of ``SECTIONS`` by name
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -127,6 +128,29 @@ def test_what_the_endpoint_was_asked_counts_before_the_feature_store(watched: Ob
         assert monitor(watched, baseline, "2026-04-17T00:00:00Z", "shared")["sources"]["endpoint"] == []
     finally:
         predictions.delete(day)
+
+
+@pytest.mark.parametrize(("percentage", "found"), [(20, False), (100, True)])
+def test_a_sample_is_no_loss_of_rows_where_the_domain_asks_for_one(
+    watched: ObjectStore, baseline: dict[str, Any], monkeypatch: pytest.MonkeyPatch, percentage: int, found: bool
+) -> None:
+    domain = domains.get(DOMAIN)
+    monkeypatch.setattr(domains, "get", lambda _: replace(domain, monitoring=replace(domain.monitoring, capture_percentage=percentage)))
+    predictions, stored = Partitions(watched, LAYOUT.endpoint_predictions), Partitions(watched, LAYOUT.features)
+    days = [date(2026, 4, 8) + timedelta(days=number) for number in range(7)]
+    try:
+        for day in days:
+            rows = stored.read(day)
+            asked = rows.take(pa.array(range(0, len(rows), 5)))
+            for name, value in {"model_package": PACKAGE, "variant": "champion"}.items():
+                asked = asked.append_column(name, pa.array([value] * len(asked)))
+            predictions.write(day, asked.append_column("score", pa.array(np.full(len(asked), 0.02))))
+        report = report_of(watched, monitor(watched, baseline, "2026-04-17T00:00:00Z", f"sample{percentage}"))
+        [count] = [check for check in report["data_quality"] if check["check"] == "row_count"]
+        assert count["found"] is found, count
+    finally:
+        for day in days:
+            predictions.delete(day)
 
 
 def test_a_window_without_events_is_no_good_news(watched: ObjectStore, baseline: dict[str, Any]) -> None:
