@@ -18,7 +18,7 @@ The user sets one number, the false alarms a year (`Monitoring` in the domain's 
 
     airflow backfill create --dag-id auto_claims.monitor_model --from-date 2026-04-01 --to-date 2026-04-30
 
-analyses past windows with what was known then, under the model that is live now. It publishes nothing and raises no alarm; what a daily run would
+analyses past windows with the labels known then, under the model that is live now. It publishes nothing and raises no alarm; what a daily run would
 have done stands in the log of **sound_alarm**. Days without captured requests are scored from the feature store.
 
 ### Runbook
@@ -58,7 +58,7 @@ PARAMS = {
         type=["null", "string"],
         pattern="^arn:[a-z0-9-]+:sagemaker:.*:model-package/.+$",
         title="Model package",
-        description="The ARN of the package to watch. Empty: the one that is live.",
+        description="The ARN of the package to look at; one that is not live raises no alarm. Empty: the one that is live.",
     ),
 }
 
@@ -91,7 +91,7 @@ def monitor_model(domain: Domain) -> None:
             task_id="analyse",
             domain=domain.name,
             job="monitor-window",
-            arguments={name.replace("_", "-"): run[name] for name in ("as_of", "model", "model_package", "profile", "reference")},
+            arguments={name.replace("_", "-"): run[name] for name in ("as_of", "model", "model_package", "profile", "reference", "history")},
             inputs="{{ (ti.xcom_pull(task_ids='collect') or {}).get('job', '') }}",
             writes_to="monitor",
             report="reports.page",
@@ -103,8 +103,8 @@ def monitor_model(domain: Domain) -> None:
             publish_metrics(domain, run, analysis)
 
         @task(multiple_outputs=True)
-        def decide(analysis: dict) -> dict:
-            return decide_on_alarm(domain, analysis)
+        def decide(run: dict, analysis: dict) -> dict:
+            return decide_on_alarm(domain, run["history"], analysis)
 
         @task(multiple_outputs=True, outlets=[assets.drift_alarm(domain.name)])
         def sound_alarm(run: dict, alarm: dict | None, why: str) -> dict:
@@ -116,7 +116,7 @@ def monitor_model(domain: Domain) -> None:
         route >> [collect, analyse]
         collect >> analyse
         publish(run, analyse.output)
-        decided = decide(analyse.output)
+        decided = decide(run, analyse.output)
         sound_alarm(run, decided["alarm"], decided["why"])
 
     build()

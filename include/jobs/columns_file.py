@@ -151,7 +151,6 @@ def as_days(column: pa.Array) -> pa.Array:
         return pa.nulls(len(column), pa.date32())
     with duckdb.connect() as connection:  # its TRY_CAST goes cell by cell; Arrow's cast gives up on the whole column
         connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("SET TimeZone = 'UTC'")
         connection.register("given", pa.table({"value": column.cast(pa.string())}))
         return connection.sql(_DAYS).to_arrow_table()["value"].combine_chunks()
 

@@ -47,11 +47,12 @@ from include.stores.objects import ObjectNotFoundError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--as-of", required=True, type=instant, help="ISO 8601 instant: only what was known then is looked at")
+    parser.add_argument("--as-of", required=True, type=instant, help="ISO 8601 instant: only days before it, and labels known then, are looked at")
     parser.add_argument("--model", required=True, help="S3 URI of the model's model.tar.gz")
     parser.add_argument("--model-package", required=True, help="the registry's name of that model, by which captured requests name it")
     parser.add_argument("--profile", required=True, help="S3 URI of the baseline profile that training left")
     parser.add_argument("--reference", required=True, help="S3 URI of the quality reference that training left")
+    parser.add_argument("--history", action="store_true", help="a window of the past, looked at again: live windows do not count it")
     parser.add_argument("--output", required=True, help="S3 URI of the folder that the reports are written to")
 
 
@@ -204,11 +205,13 @@ def _write(options: argparse.Namespace, context: JobContext, window: _Window, re
         if finding["severity"] == "alarm":
             found.setdefault(finding["kind"], []).append(finding["name"])
     verdict = report["verdict"]
+    if verdict["outcome"] == "not_enough_data":  # says nothing of drift, but that the events stay away does wake people
+        found = {kind: names for kind, names in found.items() if kind == "data_quality"}
     record = WindowRecord(
         last_day=window.last,
         as_of=options.as_of,
         model_package=options.model_package,
-        found=found if verdict["outcome"] == "drift" else {},
+        found=found,
         began=date.fromisoformat(verdict["began"]) if verdict["began"] else None,
         headline=verdict["headline"],
         report=reports["report"],
@@ -222,7 +225,7 @@ def _write(options: argparse.Namespace, context: JobContext, window: _Window, re
         "last_day": window.last.isoformat(),
         "sources": report["subject"]["sources"],
         "metrics": metrics_of(report),
-        "window": MonitoredWindows(objects, context.layout).put(record),
+        "window": MonitoredWindows(objects, context.layout, options.history).put(record),
         "reports": reports,
     }
 

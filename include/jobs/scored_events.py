@@ -3,6 +3,8 @@
 For each day, the rows that the endpoint scored with this model (``predictions/endpoint/``, as they were asked and answered), where there are
 any; otherwise the day's events of the feature store, scored now. A day on which the model shared its production variant with another, because
 a deployment fell on it, is scored now as well: half a day is no day.
+
+The feature store is read as it is now: of a day long past it holds the events and corrections that came late, too. Labels are those of the as-of.
 """
 
 # ruff: noqa: S608 -- the statements are put together from times and names of our own
@@ -99,7 +101,7 @@ class ScoredEventsReader:
             elif facts is not None:
                 tables.append(self._scored_now(day, facts))
                 sources["feature_store"].append(day)
-        if not tables:
+        if not any(table.num_rows for table in tables):
             return None
         whole = pa.concat_tables(tables).sort_by([("event_time", "ascending"), ("event_id", "ascending")])
         return ScoredEvents(DatasetFile(f"events of {first} to {last}", whole), sources)
@@ -121,7 +123,7 @@ class ScoredEventsReader:
         names = [*_FACTS, *(facet.column for facet in self._context.domain.facets)]
         if facts is None:
             joined = asked
-            for name in names:
+            for name in [name for name in names if name not in asked.column_names]:
                 joined = joined.append_column(name, pa.nulls(len(asked), pa.float64() if name == "amount" else pa.string()))
         else:
             taken = [name for name in names if name in asked.column_names]  # amount may be a feature: the store's is money, and the same

@@ -1,7 +1,6 @@
 """From what windows were found to be to one alarm, or none: how many in a row, and not again too soon.
 
-Pure functions of records that are kept as JSON (see ``stores.monitored_windows`` and ``stores.alarms``), so that a run which is cleared and run
-again decides the same.
+Pure functions of records that are kept as JSON (``stores.alarms``), so that a run which is cleared and run again decides the same.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import stdtr
 
-from include.lifecycle.day_effects import Days
+from include.lifecycle.day_effects import LEAST_DAYS, Days
 from include.lifecycle.domain import FindingKind, Monitoring
 from include.lifecycle.drift import Count, ShareDrift, column_level, compare_counts, share_drift
 from include.lifecycle.profile import NO_DAY, Counts, Profile
@@ -40,7 +40,6 @@ CheckName = Literal[
     "labels",
 ]
 Severity = Literal["alarm", "warn", "note"]
-LEAST_DAYS = 5
 _ASIDE: Mapping[CheckName, tuple[Count, str]] = {
     "missing": ("missing", "cells are missing"),
     "not_a_number": ("invalid", "cells hold text that is no number"),
@@ -206,7 +205,7 @@ def _row_count(monitoring: Monitoring, baseline: Profile, window: Profile, days:
     spread = float(baseline.rows.std(ddof=1)) * math.sqrt(1 / len(baseline.days) + 1 / max(covered, 1))
     p_value = 2 * float(stdtr(len(baseline.days) - 1, -abs(now - then) / spread)) if spread > 0 else float(now == then)
     ratio = now / then
-    found = total == 0 or (p_value <= level and not floor < ratio < 1 / floor)
+    found = total == 0 or (p_value <= level and not floor < ratio < (1 / floor if floor else math.inf))
     says = f"{now:,.0f} rows a day; at the baseline {then:,.0f}."
     return Check("row_count", None, found, severity, says, then, now, ratio, floor, p_value, level=level)
 

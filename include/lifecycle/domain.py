@@ -208,7 +208,7 @@ class Monitoring:
     A drift needs to be significant, and to have a size worth waking someone for:
 
     - ``minimum_effect``: Jensen-Shannon distance (base 2; 0: equal, 1: nothing in common) between window and baseline, what chance alone adds taken
-      out, of a feature, the score and the multivariate check. .03 is about a shift by .08 standard deviations. ``minimum_effect_of``: by column;
+      out, of a feature, the score and the multivariate check. .03 is about a shift by .07 standard deviations. ``minimum_effect_of``: by column;
     - ``minimum_missing``: change in a column's share of missing, infinite, invalid or unseen values;
     - ``minimum_row_count_ratio``: rows a day below this share of the baseline's, or above its inverse;
     - ``minimum_quality_loss``: by metric of the evaluation, how much it must have fallen (costs and errors: risen), in the metric's own unit;
@@ -330,6 +330,8 @@ class Domain:
         policy = self.monitoring
         if min(policy.window, policy.quality_window) < timedelta(days=1) or policy.windows_in_a_row < 1:
             refuse("monitoring", "windows want a day at least, and windows_in_a_row one")
+        if policy.reporting_delay < timedelta(0):
+            refuse("monitoring", "reporting_delay must not be negative: a window would end after its as-of")
         if not policy.false_alarms_per_year > 0:
             refuse("monitoring", "false_alarms_per_year must be above 0: no test finds anything without a chance to be wrong")
         if both := set(policy.alarm_on) & set(policy.warn_on):

@@ -183,13 +183,14 @@ def _findings(monitoring: Monitoring, document: Json) -> Iterator[dict[str, Any]
                 tested = result | {"level": monitoring.level / len(monitoring.minimum_quality_loss)}
                 yield finding(kind, metric, tested, monitoring.minimum_quality_loss.get(metric), says)
     rows = (document["bias_drift"] or {}).get("rows", ())
+    tests = max(1, sum(row["p_value"] is not None for row in rows))
     for row in rows:
         if row["drifted"]:
             says = (
                 f"{row['facet']}: {row['level']} against {row['reference']}, {row['metric']} is {_value(row['current'])}; "
                 f"it was {_value(row['baseline'])}."
             )
-            result = {"effect": row["effect"], "p_value": row["p_value"], "level": monitoring.level / len(rows)}
+            result = {"effect": row["effect"], "p_value": row["p_value"], "level": monitoring.level / tests}
             yield finding("bias_drift", f"{row['facet']}: {row['level']}", result, monitoring.minimum_bias_change, says)
     attribution = document["attribution_drift"]
     if attribution and attribution["drifted"]:

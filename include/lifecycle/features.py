@@ -79,6 +79,10 @@ def compute_features(
     return fetch(connection, f"SELECT * FROM {FEATURES} ORDER BY event_time, event_id")
 
 
+TAKEN_NAMES = frozenset({"score", "model", "model_package", "variant", "inference_time", "capture_id", "multivariate"})
+"""What stands beside the features in predictions and in profiles."""
+
+
 def feature_names(domain: Domain, columns: Sequence[str]) -> list[str]:
     """The numeric features among the columns of a feature table, in their order."""
     others = {*EVENT_COLUMNS, *(facet.column for facet in domain.facets)}
@@ -189,6 +193,8 @@ def _checked_columns(domain: Domain, described: Sequence[tuple[str, str]]) -> di
         refuse(f"{', '.join(undeclared)}: no such facet in domain.py")
     if "label" in names or domain.label.column in names:
         refuse("a feature has the label's name")
+    if taken := TAKEN_NAMES.intersection(names):
+        refuse(f"a feature is named {min(taken)!r}, as a column of predictions or profiles is: give it another name")
     if not names:
         refuse("makes no feature")
     if types["event_time"] != "TIMESTAMP":

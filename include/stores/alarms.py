@@ -10,14 +10,13 @@ The asset event of an alarm only rings the bell: events coalesce, and a paused D
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import date, timedelta
 from typing import Any
 
 from include.lifecycle.alarm_policy import WindowRecord, record_as_json, record_of
 from include.lifecycle.names import digest
 from include.stores.layout import Layout
-from include.stores.objects import ObjectStore
+from include.stores.objects import ObjectNotFoundError, ObjectStore
 
 
 class Alarms:
@@ -27,11 +26,11 @@ class Alarms:
         self._objects, self._layout = objects, layout
 
     def put(self, alarm: dict[str, Any]) -> str:
-        """Stores the alarm, its ``id`` made from the rest, and returns its URI."""
-        return self._objects.put_json(self._key(alarm), {**alarm, "id": digest(alarm)})
+        """Stores the alarm with its ``id``, in the place of an earlier one about the same, and returns its URI."""
+        return self._objects.put_json(self._key(alarm), {**alarm, "id": _id(alarm)})
 
     def knows(self, alarm: dict[str, Any]) -> bool:
-        """Whether the very same alarm is stored."""
+        """Whether an alarm about the same is stored: of the same source, instant and model (or, from outside, in the same words)."""
         return self._objects.exists(self._key(alarm))
 
     def all(self) -> list[dict[str, Any]]:
@@ -40,28 +39,34 @@ class Alarms:
         return sorted(found, key=lambda alarm: (alarm["as_of"], alarm["id"]))
 
     def _key(self, alarm: dict[str, Any]) -> str:
-        return self._layout.alarm(f"{alarm['as_of'][:10]}-{digest(alarm)}.json")
+        return self._layout.alarm(f"{alarm['as_of'][:10]}-{_id(alarm)}.json")
+
+
+def _id(alarm: dict[str, Any]) -> str:
+    """A run that is cleared finds its alarm again, though newer code may put it in other words."""
+    return digest([alarm["source"], alarm["as_of"], alarm["model_package"] or alarm["says"]])
 
 
 class MonitoredWindows:
-    """What each day's window was found to be, by model package."""
+    """What each day's window was found to be, by model package. ``history``: those of backfills, which live runs do not count."""
 
-    def __init__(self, objects: ObjectStore, layout: Layout) -> None:
-        self._objects, self._layout = objects, layout
+    def __init__(self, objects: ObjectStore, layout: Layout, history: bool = False) -> None:
+        self._objects = objects
+        self._prefix = f"{layout.monitored_windows}/{'history/' if history else ''}"
 
     def put(self, record: WindowRecord) -> str:
         return self._objects.put_json(self._key(record.last_day, record.model_package), record_as_json(record))
 
-    def before(self, record: WindowRecord, windows: int) -> dict[date, WindowRecord]:
-        """Those of the ``windows`` days before, under the same model."""
-        days = (record.last_day - timedelta(days=back) for back in range(1, windows + 1))
-        return {found.last_day: found for found in self._found(days, record.model_package)}
-
-    def _found(self, days: Iterable[date], model_package: str) -> Iterable[WindowRecord]:
-        for day in days:
-            key = self._key(day, model_package)
-            if self._objects.exists(key):
-                yield record_of(self._objects.get_json(key))
+    def directly_before(self, record: WindowRecord, most: int) -> dict[date, WindowRecord]:
+        """Those of the days before, under the same model, back to the first day without one; ``most`` of them at most."""
+        found: dict[date, WindowRecord] = {}
+        for back in range(1, most + 1):
+            day = record.last_day - timedelta(days=back)
+            try:
+                found[day] = record_of(self._objects.get_json(self._key(day, record.model_package)))
+            except ObjectNotFoundError:
+                break
+        return found
 
     def _key(self, last_day: date, model_package: str) -> str:
-        return f"{self._layout.monitored_windows}/dt={last_day.isoformat()}/{digest(model_package)}.json"
+        return f"{self._prefix}dt={last_day.isoformat()}/{digest(model_package)}.json"

@@ -17,7 +17,7 @@
              predictions/batch/dt=<event day>/         one row per event that a batch scored
              review/dt=<event day>/                    the day's review queue, for analysts
              review/decisions/                         what they decided, and who, as it was recorded
-             monitoring/windows/dt=<last day>/         what each day's window was found to be, by model
+             monitoring/windows/dt=<last day>/         what each day's window was found to be, by model (of backfills: windows/history/)
              monitoring/alarms/                        one object an alarm, with its evidence
              reports/<stage>/<id>/                     what a run found: results, Data Docs, evaluation
 """

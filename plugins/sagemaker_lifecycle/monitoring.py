@@ -18,6 +18,7 @@ from sagemaker_lifecycle.tasks import is_backfill, model_registry, object_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from airflow.sdk.definitions.context import Context
 
@@ -35,12 +36,12 @@ _SUBJECT_LIMIT = 100
 def plan_monitoring(domain: Domain, context: Context) -> dict[str, Any]:
     """Which model's window to look at, and as of when.
 
-    Returns ``as_of``, ``history`` (a backfill: it publishes nothing and raises no alarm), ``model_package``, ``model``, ``profile`` and ``reference``
-    (S3 URIs of the baselines registered with the package). Skips where no model is live and none is named.
+    Returns ``as_of``, ``history`` (a backfill, or a model that is not live: nothing is published, no alarm is raised), ``model_package``, ``model``,
+    ``profile`` and ``reference`` (S3 URIs of the baselines registered with the package). Skips where no model is live and none is named.
     """
     params, run = context["params"], context["dag_run"]
-    asked = params["model_package"]
-    package = model_registry().package(asked) if asked else model_registry().champion(domain.name)
+    champion, asked = model_registry().champion(domain.name), params["model_package"]
+    package = model_registry().package(asked) if asked else champion
     if package is None:
         raise AirflowSkipException(f"{domain.name} has no live endpoint: deploy a model, or name a package in the form")
     profile, reference = package.baselines.get("profile"), package.baselines.get("reference")
@@ -51,7 +52,7 @@ def plan_monitoring(domain: Domain, context: Context) -> dict[str, Any]:
     as_of = resolve(params["as_of"], run.data_interval_end, run.logical_date, run.run_after)
     return {
         "as_of": iso(as_of),
-        "history": is_backfill(context),
+        "history": is_backfill(context) or champion is None or package.arn != champion.arn,
         "model_package": package.arn,
         "model": package.model,
         "profile": profile,
@@ -62,10 +63,11 @@ def plan_monitoring(domain: Domain, context: Context) -> dict[str, Any]:
 def publish_metrics(domain: Domain, run: Mapping[str, Any], analysis: Mapping[str, Any]) -> None:
     """The window's figures as CloudWatch metrics of namespace ``METRIC_NAMESPACE``, dimension Domain, at the as-of instant.
 
-    CloudWatch takes no value older than two weeks; those of a run for longer ago are left out, with a line in the log. Skips in a backfill.
+    CloudWatch takes no value older than two weeks; those of a run for longer ago are left out, with a line in the log. Skips in a backfill, and for
+    a model that is not live.
     """
     if run["history"]:
-        raise AirflowSkipException("a backfill publishes nothing")
+        raise AirflowSkipException("a backfill publishes nothing, nor does a run for a model that is not live")
     from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 
     client = AwsGenericHook(aws_conn_id=places.current().aws_conn_id, client_type="cloudwatch").conn
@@ -89,14 +91,16 @@ def publish_metrics(domain: Domain, run: Mapping[str, Any], analysis: Mapping[st
     log.info("%s metrics in %s: %s", len(data), METRIC_NAMESPACE, analysis["metrics"])
 
 
-def decide_on_alarm(domain: Domain, analysis: Mapping[str, Any]) -> dict[str, Any]:
-    """The policy's word on the window: ``alarm`` (what would be stored, or None) and ``why``."""
+def decide_on_alarm(domain: Domain, history: bool, analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """The policy's word on the window: ``alarm`` (what would be stored, or None) and ``why``. Only alarms about the same model silence it."""
     from include.stores.alarms import MonitoredWindows
 
     store, layout = object_store(), Layout(domain.name)
     window = record_of(store.get_json(store.key(analysis["window"])))
-    raised = [utc(alarm["as_of"]) for alarm in _alarms(domain).all() if alarm["source"] == "monitor_model"]
-    decision = decide(domain.monitoring, window, MonitoredWindows(store, layout).before(window, _WINDOWS_LOOKED_BACK_AT), raised)
+    raised = [utc(alarm["as_of"]) for alarm in _alarms(domain).all() if alarm["model_package"] == window.model_package]
+    most = max(_WINDOWS_LOOKED_BACK_AT, domain.monitoring.windows_in_a_row)
+    before = MonitoredWindows(store, layout, history).directly_before(window, most)
+    decision = decide(domain.monitoring, window, before, raised)
     log.info("%s", decision.why)
     if not decision.alarm:
         return {"alarm": None, "why": decision.why}
@@ -116,14 +120,14 @@ def decide_on_alarm(domain: Domain, analysis: Mapping[str, Any]) -> dict[str, An
 
 
 def raise_alarm(domain: Domain, history: bool, alarm: dict[str, Any] | None, why: str) -> dict[str, Any]:
-    """Tells people and stores the alarm; returns what the asset event carries. Skips where there is none, and in a backfill.
+    """Tells people and stores the alarm; returns what the asset event carries. Skips where there is none, and where ``history`` says so.
 
     People are told before it is stored: a task that dies between the two tells them twice, never not at all.
     """
     if alarm is None:
         raise AirflowSkipException(f"no alarm: {why}")
     if history:
-        raise AirflowSkipException(f"a backfill raises no alarm; a daily run would have: {alarm['says']} ({why})")
+        raise AirflowSkipException(f"no alarm in a backfill, or about a model that is not live; a daily run would have: {alarm['says']} ({why})")
     return _tell_and_store(domain, alarm)
 
 
@@ -163,14 +167,14 @@ def cloudwatch_alarms(domains: Iterable[Domain], context: Context) -> dict[str, 
         try:
             body = json.loads(message["Body"])
             body = json.loads(body["Message"]) if "Message" in body else body
-            name, state = body["AlarmName"], body["NewStateValue"]
+            name, state, _ = body["AlarmName"], body["NewStateValue"], _changed_at(body)
         except (ValueError, KeyError, TypeError) as error:
             log.error("not a CloudWatch alarm (%r): %.500s", error, message.get("Body"))
             continue
         if state != "ALARM":
             log.info("%s is %s", name, state)
             continue
-        owner = next((domain for domain in domains if _belongs(domain, body)), None)
+        owner = _owner(domains, body)
         if owner is None:
             log.error("the CloudWatch alarm %s names no domain: give it a dimension Domain, or a name that begins with one's", name)
             continue
@@ -184,14 +188,18 @@ def _messages(extra: Any) -> Sequence[dict[str, Any]]:
     return payload.get("message_batch", ()) if isinstance(payload, dict) else ()
 
 
-def _belongs(domain: Domain, body: Mapping[str, Any]) -> bool:
+def _owner(domains: Sequence[Domain], body: Mapping[str, Any]) -> Domain | None:
+    """A dimension says more than a name; of two names that fit, the longer one."""
     dimensions = {item.get("name"): item.get("value") for item in (body.get("Trigger") or {}).get("Dimensions") or ()}
-    named = dimensions.get("Domain") == domain.name or dimensions.get("EndpointName") == endpoint_name(domain.name)
-    return named or str(body["AlarmName"]).startswith(f"{sagemaker_name(domain.name)}-")
+    for domain in domains:
+        if dimensions.get("Domain") == domain.name or dimensions.get("EndpointName") == endpoint_name(domain.name):
+            return domain
+    named = [domain for domain in domains if str(body["AlarmName"]).startswith(f"{sagemaker_name(domain.name)}-")]
+    return max(named, key=lambda domain: len(domain.name), default=None)
 
 
 def _from_cloudwatch(domain: Domain, body: Mapping[str, Any]) -> dict[str, Any]:
-    moment = utc(body["StateChangeTime"].replace("+0000", "+00:00"))
+    moment = _changed_at(body)
     return {
         "domain": domain.name,
         "source": "cloudwatch",
@@ -203,6 +211,10 @@ def _from_cloudwatch(domain: Domain, body: Mapping[str, Any]) -> dict[str, Any]:
         "report": None,
         "evidence": {"alarm": body["AlarmName"], "arn": body.get("AlarmArn"), "trigger": body.get("Trigger")},
     }
+
+
+def _changed_at(body: Mapping[str, Any]) -> datetime:
+    return utc(str(body["StateChangeTime"]).replace("+0000", "+00:00"))
 
 
 def store_cloudwatch_alarms(domain: Domain, alarms: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -157,6 +157,7 @@ def test_a_window_without_events_is_no_good_news(watched: ObjectStore, baseline:
     result = monitor(watched, baseline, "2026-09-01T00:00:00Z")
     assert result["verdict"]["outcome"] == "not_enough_data"
     assert result["rows"] == 0
+    assert "row_count" in watched.get_json(watched.key(result["window"]))["found"]["data_quality"]  # a dead feed wakes people, too
 
 
 def test_bad_baselines_are_refused(watched: ObjectStore, baseline: dict[str, Any]) -> None:

@@ -123,6 +123,8 @@ def test_the_number_of_rows_a_day() -> None:
         assert row_count.found == expected
         assert row_count.baseline == pytest.approx(1000)
         assert row_count.current == pytest.approx(rows / days)
+        unlimited = data_quality(replace(POLICY, minimum_row_count_ratio=0.0), *profiles(baseline, table(rows, 2), dated=True), days=days)
+        assert next(check for check in unlimited if check.check == "row_count").found == (rows == 0), "a floor of 0 finds only what is gone"
     undated = data_quality(POLICY, *profiles(baseline, table(300, 2)))
     assert not next(check for check in undated if check.check == "row_count").found, "without days, files may be of any size"
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from include.domains import get
-from include.lifecycle.domain import Approval, Column, DomainError, Label, ReviewCapacity, Table, TrainingWindow
+from include.lifecycle.domain import Approval, Column, DomainError, Label, Monitoring, ReviewCapacity, Table, TrainingWindow
 
 GOOD = get("auto_claims")
 CLAIMS = GOOD.table("claims")
@@ -36,6 +36,14 @@ def claims(**changes: object) -> tuple[Table, ...]:
         ({"review": ReviewCapacity()}, "exactly one"),
         ({"approval": Approval()}, "at least one approver"),
         ({"training": TrainingWindow(timedelta(90), 0.6, 0.5)}, "between 0 and 1"),
+        ({"monitoring": Monitoring(window=timedelta(hours=12))}, "windows want a day at least"),
+        ({"monitoring": Monitoring(windows_in_a_row=0)}, "windows_in_a_row one"),
+        ({"monitoring": Monitoring(reporting_delay=-timedelta(1))}, "reporting_delay must not be negative"),
+        ({"monitoring": Monitoring(false_alarms_per_year=0)}, "false_alarms_per_year must be above 0"),
+        ({"monitoring": Monitoring(alarm_on=("quality",), warn_on=("quality",))}, "'quality' is in alarm_on and in warn_on"),
+        ({"monitoring": Monitoring(alarm_on=("drift",))}, "no finding is called 'drift'"),  # type: ignore[arg-type]
+        ({"monitoring": Monitoring(alarm_on=(), warn_on=())}, "then nothing is watched"),
+        ({"monitoring": Monitoring(capture_percentage=0)}, "capture_percentage wants 1 to 100"),
     ],
 )
 def test_refused_with_the_field_and_the_mend(changes: dict[str, object], message: str) -> None:

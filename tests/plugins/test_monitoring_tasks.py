@@ -58,6 +58,12 @@ def test_a_backfill_and_a_named_package(monkeypatch: pytest.MonkeyPatch) -> None
     assert (named["history"], named["model_package"], named["as_of"]) == (True, "arn:9", "2026-04-02T00:00:00Z")
 
 
+def test_a_model_that_is_not_live_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    champion = ModelPackage(ARN, 3, "Approved", "s3://b/3", {}, BASELINES)
+    assert plan(monkeypatch, champion, model_package="arn:9")["history"] is True
+    assert plan(monkeypatch, champion)["history"] is False
+
+
 def test_nothing_is_watched_where_nothing_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.sdk.exceptions import AirflowSkipException
 
@@ -72,7 +78,7 @@ def test_a_model_without_baselines_is_no_silent_pass(monkeypatch: pytest.MonkeyP
         plan(monkeypatch, ModelPackage(ARN, 3, "Approved", "s3://b/3"))
 
 
-def record(objects: ObjectStore, day: int, *kinds: str) -> dict[str, Any]:
+def record(objects: ObjectStore, day: int, *kinds: str, history: bool = False) -> dict[str, Any]:
     """What ``analyse`` leaves of one window."""
     last = FIRST + timedelta(days=day)
     findings = [{"kind": kind, "name": "vehicle_claim", "effect": 0.2} for kind in (*kinds, "bias_drift")]
@@ -80,7 +86,7 @@ def record(objects: ObjectStore, day: int, *kinds: str) -> dict[str, Any]:
     window = WindowRecord(
         last, datetime.combine(last, time(), UTC) + timedelta(days=3), ARN, {kind: ["vehicle_claim"] for kind in kinds}, FIRST, "it moved", report
     )
-    return {"window": MonitoredWindows(objects, LAYOUT).put(window)}
+    return {"window": MonitoredWindows(objects, LAYOUT, history).put(window)}
 
 
 @pytest.fixture
@@ -99,11 +105,11 @@ def test_the_second_window_in_a_row_sounds_one_alarm_with_its_evidence(bucket: O
     from airflow.sdk.exceptions import AirflowSkipException
     from sagemaker_lifecycle.monitoring import decide_on_alarm, raise_alarm
 
-    first = decide_on_alarm(DOMAIN, record(bucket, 0, "score_drift"))
+    first = decide_on_alarm(DOMAIN, False, record(bucket, 0, "score_drift"))
     assert first["alarm"] is None
     with pytest.raises(AirflowSkipException, match="1 of the 2 windows"):
         raise_alarm(DOMAIN, False, **first)
-    second = decide_on_alarm(DOMAIN, record(bucket, 1, "score_drift"))
+    second = decide_on_alarm(DOMAIN, False, record(bucket, 1, "score_drift"))
     extra = raise_alarm(DOMAIN, False, **second)
     assert extra["kinds"] == ["score_drift"]
     [stored] = Alarms(bucket, LAYOUT).all()
@@ -113,18 +119,19 @@ def test_the_second_window_in_a_row_sounds_one_alarm_with_its_evidence(bucket: O
     assert len(told) == 1
     assert "report.html" in told[0]
 
-    raise_alarm(DOMAIN, False, **decide_on_alarm(DOMAIN, record(bucket, 1, "score_drift")))  # cleared, and run again
+    raise_alarm(DOMAIN, False, **decide_on_alarm(DOMAIN, False, record(bucket, 1, "score_drift")))  # cleared, and run again
     assert len(Alarms(bucket, LAYOUT).all()) == 1
     assert len(told) == 1
-    assert "none is repeated" in decide_on_alarm(DOMAIN, record(bucket, 2, "score_drift"))["why"]
+    assert "none is repeated" in decide_on_alarm(DOMAIN, False, record(bucket, 2, "score_drift"))["why"]
 
 
 def test_a_backfill_says_what_would_have_been_and_wakes_nobody(bucket: ObjectStore, told: list[str]) -> None:
     from airflow.sdk.exceptions import AirflowSkipException
     from sagemaker_lifecycle.monitoring import decide_on_alarm, raise_alarm
 
-    record(bucket, 0, "quality")
-    decision = decide_on_alarm(DOMAIN, record(bucket, 1, "quality"))
+    record(bucket, 0, "quality", history=True)
+    decision = decide_on_alarm(DOMAIN, True, record(bucket, 1, "quality", history=True))
+    assert decide_on_alarm(DOMAIN, False, record(bucket, 1, "quality"))["alarm"] is None, "a backfilled window is none of a live row"
     with pytest.raises(AirflowSkipException, match="a daily run would have"):
         raise_alarm(DOMAIN, True, **decision)
     assert not told
@@ -175,10 +182,12 @@ def received(*messages: dict[str, str]) -> dict[str, Any]:
         (message("auto-claims-latency"), "auto_claims"),
         (message("latency", dimensions={"Domain": "card_payments"}), "card_payments"),
         (message("errors", dimensions={"EndpointName": "card-payments-endpoint"}), "card_payments"),
+        (message("auto-claims-latency", dimensions={"Domain": "card_payments"}), "card_payments"),
         (message("auto-claims-latency", state="OK"), None),
         (message("somebody-elses"), None),
         ({"MessageId": "1", "ReceiptHandle": "1", "Body": "hello"}, None),
         ({"MessageId": "1", "ReceiptHandle": "1", "Body": "[]"}, None),
+        ({"MessageId": "1", "ReceiptHandle": "1", "Body": '{"AlarmName": "auto-claims-x", "NewStateValue": "ALARM"}'}, None),
     ],
 )
 def test_whose_alarm_a_message_is(sent: dict[str, str], owner: str | None) -> None:
@@ -209,7 +218,6 @@ def test_messages_leave_the_queue_only_when_told(aws: str, monkeypatch: pytest.M
     monkeypatch.setattr(SqsHook, "get_conn", lambda _: client)
     queue = client.create_queue(QueueName=places.current().alarms_queue_url.rpartition("/")[2])["QueueUrl"]
     client.send_message(QueueUrl=queue, MessageBody="{}")
-    [held] = client.receive_message(QueueUrl=queue, VisibilityTimeout=0)["Messages"]
     [held] = client.receive_message(QueueUrl=queue, VisibilityTimeout=0)["Messages"]
     forget_messages(places.current().alarms_queue_url, [{"handle": held["ReceiptHandle"], "id": held["MessageId"]}])
     assert "Messages" not in client.receive_message(QueueUrl=queue)
