@@ -226,11 +226,12 @@ class Monitoring:
     quality_window: timedelta = timedelta(days=28)
     false_alarms_per_year: float = 2.0
     minimum_effect: float = 0.03
-    minimum_effect_of: Mapping[str, float] = field(default_factory=dict)
+    minimum_effect_of: Mapping[str, float] = field(default_factory=dict, hash=False)
     minimum_missing: float = 0.01
     minimum_row_count_ratio: float = 0.5
     minimum_quality_loss: Mapping[str, float] = field(
-        default_factory=lambda: {"average_precision": 0.05, "roc_auc": 0.02, "recall_at_capacity": 0.05, "savings": 0.05}
+        default_factory=lambda: {"average_precision": 0.05, "roc_auc": 0.02, "recall_at_capacity": 0.05, "savings": 0.05},
+        hash=False,  # a domain is a key of caches
     )
     minimum_bias_change: float = 0.05
     minimum_ndcg: float = 0.9
