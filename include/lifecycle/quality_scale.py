@@ -14,6 +14,11 @@ LOWER_IS_BETTER = frozenset({"expected_cost", "expected_calibration_error", "bri
 _SMALLEST = 1e-9
 
 
+_LARGEST_EXPONENT = 700.0
+_ERRORS = {"expected_calibration_error", "brier_score"}
+"""Which are never above 1."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """``to`` and ``back``: from the metric's unit and into it; ``by``: the derivative of ``to``. ``bounds``: by how much of the range values
@@ -37,17 +42,25 @@ class Scale:
         return min(max(value, edge), 1 - edge)
 
 
-_LOGIT = (lambda v: np.log(v / (1 - v)), lambda v: 1 / (1 + np.exp(-v)), lambda v: 1 / (v * (1 - v)))
+def _exp(value: float) -> float:
+    """Of what an interval of next to no events reaches to, too: without overflow."""
+    return float(np.exp(np.clip(value, -_LARGEST_EXPONENT, _LARGEST_EXPONENT)))
+
+
+_LOGIT = (lambda v: np.log(v / (1 - v)), lambda v: 1 / (1 + _exp(-v)), lambda v: 1 / (v * (1 - v)))
 _SHARE = Scale(*_LOGIT, margin=0.5)
 _AREA = Scale(*_LOGIT, margin=0.02)
-_COST = Scale(lambda v: np.log(max(v, _SMALLEST)), np.exp, lambda v: 1 / max(v, _SMALLEST))
-_SAVINGS = Scale(lambda v: -np.log(max(1 - v, _SMALLEST)), lambda v: 1 - np.exp(-v), lambda v: 1 / max(1 - v, _SMALLEST))
+_COST = Scale(lambda v: np.log(max(v, _SMALLEST)), _exp, lambda v: 1 / max(v, _SMALLEST))
+_SAVINGS = Scale(lambda v: -np.log(max(1 - v, _SMALLEST)), lambda v: 1 - _exp(-v), lambda v: 1 / max(1 - v, _SMALLEST))
+_ERROR = Scale(_COST.to, lambda v: min(_exp(v), 1.0), _COST.by)
 _AS_IS = Scale(lambda v: v, lambda v: v, lambda v: 1.0)
 
 
 def of(name: str) -> Scale:
     """Log-odds of shares and areas; logarithm of costs and errors, and of what savings leave of the cost; the coefficients of the calibration
     line as they are."""
+    if name in _ERRORS:
+        return _ERROR
     if name in LOWER_IS_BETTER:
         return _COST
     if name.startswith("savings"):
