@@ -22,9 +22,9 @@ Runs when `train_model` approves a package, or by hand for any approved package 
 
 from datetime import timedelta
 
-from airflow.sdk import Param, dag, get_current_context, task
+from airflow.sdk import dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
-from sagemaker_lifecycle.defaults import Tag, dag_settings
+from sagemaker_lifecycle.defaults import Tag, dag_settings, model_package_param
 from sagemaker_lifecycle.endpoints import BringEndpointToOperator, ModelFromPackageOperator, SingleVariantConfigOperator
 from sagemaker_lifecycle.tasks import kept_for_the_run, plan_deployment, run_smoke_test
 
@@ -33,13 +33,7 @@ from include.domains import catalogue
 from include.lifecycle.domain import Domain
 
 PARAMS = {
-    "model_package": Param(
-        None,
-        type=["null", "string"],
-        pattern="^arn:[a-z0-9-]+:sagemaker:.*:model-package/.+$",
-        title="Model package",
-        description="The ARN of an approved package. Empty: the package whose approval triggered the run, or the newest approved.",
-    ),
+    "model_package": model_package_param("The ARN of an approved package. Empty: the package whose approval triggered the run, or the newest approved."),
 }
 
 

@@ -28,7 +28,7 @@ Nothing live is touched. The same without Airflow: `python -m include.jobs histo
 from datetime import timedelta
 
 from airflow.sdk import Param, dag, get_current_context, task
-from sagemaker_lifecycle.defaults import Tag, dag_settings
+from sagemaker_lifecycle.defaults import Tag, as_of_param, dag_settings
 from sagemaker_lifecycle.jobs import DomainProcessingOperator
 from sagemaker_lifecycle.tasks import backfill_has_ended, kept_for_the_run, list_history
 
@@ -37,13 +37,7 @@ from include.domains import catalogue
 from include.lifecycle.domain import Domain
 
 PARAMS = {
-    "as_of": Param(
-        None,
-        type=["null", "string"],
-        format="date-time",
-        title="As of",
-        description="Labels known at this instant (UTC) count, and the events that have matured then. Empty: the end of the last day with features.",
-    ),
+    "as_of": as_of_param("Labels known at this instant (UTC) count, and the events that have matured then. Empty: the end of the last day with features."),
     "period_days": Param(
         7, type="integer", minimum=1, title="Days of a period", description="The matrix's columns are periods of this length: 7 for weeks."
     ),

@@ -35,8 +35,8 @@ have done stands in the log of **sound_alarm**. Days without captured requests a
 
 from datetime import timedelta
 
-from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
-from sagemaker_lifecycle.defaults import Tag, dag_settings
+from airflow.sdk import CronTriggerTimetable, dag, get_current_context, task
+from sagemaker_lifecycle.defaults import Tag, as_of_param, dag_settings, model_package_param
 from sagemaker_lifecycle.jobs import DomainProcessingOperator
 from sagemaker_lifecycle.monitoring import decide_on_alarm, plan_monitoring, publish_metrics, raise_alarm
 from sagemaker_lifecycle.tasks import kept_for_the_run
@@ -46,20 +46,8 @@ from include.domains import catalogue
 from include.lifecycle.domain import Domain
 
 PARAMS = {
-    "as_of": Param(
-        None,
-        type=["null", "string"],
-        format="date-time",
-        title="As of",
-        description="Look at the window that ends before this instant (UTC), with the labels known then. Empty: the end of the data interval.",
-    ),
-    "model_package": Param(
-        None,
-        type=["null", "string"],
-        pattern="^arn:[a-z0-9-]+:sagemaker:.*:model-package/.+$",
-        title="Model package",
-        description="The ARN of the package to look at; one that is not live raises no alarm. Empty: the one that is live.",
-    ),
+    "as_of": as_of_param("Look at the window that ends before this instant (UTC), with the labels known then. Empty: the end of the data interval."),
+    "model_package": model_package_param("The ARN of the package to look at; one that is not live raises no alarm. Empty: the one that is live."),
 }
 
 

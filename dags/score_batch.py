@@ -38,7 +38,7 @@ checks every line, refuses the file whole where one is wrong, and writes a landi
 from datetime import timedelta
 
 from airflow.sdk import Param, dag, get_current_context, task
-from sagemaker_lifecycle.defaults import Tag, dag_settings
+from sagemaker_lifecycle.defaults import Tag, as_of_param, dag_settings, model_package_param
 from sagemaker_lifecycle.jobs import DomainProcessingOperator
 from sagemaker_lifecycle.tasks import kept_for_the_run, plan_scoring, tell_of_queues
 
@@ -57,20 +57,8 @@ PARAMS = {
     "last_day": Param(
         None, type=["null", "string"], format="date", title="Last event day", description="Included. Empty: the first day only."
     ),
-    "model_package": Param(
-        None,
-        type=["null", "string"],
-        pattern="^arn:[a-z0-9-]+:sagemaker:.*:model-package/.+$",
-        title="Model package",
-        description="The ARN of an approved package. Empty: the live model, or the newest approved where none is live.",
-    ),
-    "as_of": Param(
-        None,
-        type=["null", "string"],
-        format="date-time",
-        title="As of",
-        description="The instant of the scoring (UTC), kept with the scores. Empty: that of the features, or of the run.",
-    ),
+    "model_package": model_package_param("The ARN of an approved package. Empty: the live model, or the newest approved where none is live."),
+    "as_of": as_of_param("The instant of the scoring (UTC), kept with the scores. Empty: that of the features, or of the run."),
 }
 
 

@@ -33,7 +33,7 @@ from datetime import timedelta
 
 from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
-from sagemaker_lifecycle.defaults import Tag, alert, dag_settings
+from sagemaker_lifecycle.defaults import Tag, alert, as_of_param, dag_settings
 from sagemaker_lifecycle.jobs import DomainProcessingOperator, DomainTrainingOperator
 from sagemaker_lifecycle.registry import AskForApprovalOperator, RegisterModelOperator, SetApprovalOperator
 from sagemaker_lifecycle.tasks import approval_route, kept_for_the_run, resolve_run
@@ -43,13 +43,7 @@ from include.domains import catalogue
 from include.lifecycle.domain import Domain
 
 PARAMS = {
-    "as_of": Param(
-        None,
-        type=["null", "string"],
-        format="date-time",
-        title="As of",
-        description="Train as if it were this instant (UTC). Empty: the end of the run's data interval.",
-    ),
+    "as_of": as_of_param("Train as if it were this instant (UTC). Empty: the end of the run's data interval."),
     "approval": Param(
         "as the domain says",
         enum=["as the domain says", "automatic", "ask"],

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.notifications.sns import SnsNotifier
-from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
+from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference, Param
 
 from include import settings as places
 from include.domains import catalogue
@@ -32,6 +32,17 @@ def alert(subject: str, message: str) -> SnsNotifier:
     """Tells the place's alert topic. Both texts are templated with the task's context."""
     place = places.current()
     return SnsNotifier(aws_conn_id=place.aws_conn_id, target_arn=place.alerts_topic_arn, subject=subject, message=message)
+
+
+def as_of_param(description: str) -> Param:
+    """The form's instant; empty: as ``description`` says."""
+    return Param(None, type=["null", "string"], format="date-time", title="As of", description=description)
+
+
+def model_package_param(description: str) -> Param:
+    """The form's registered model; empty: as ``description`` says."""
+    pattern = "^arn:[a-z0-9-]+:sagemaker:.*:model-package/.+$"
+    return Param(None, type=["null", "string"], pattern=pattern, title="Model package", description=description)
 
 
 def dag_settings(domain: Domain, stage: Tag, doc: str | None, late_by: timedelta) -> dict[str, Any]:
