@@ -4,7 +4,8 @@ Reads only the days from the first minus the domain's feature history to the las
 days and the history before them, which gives the same values in bounded memory. All lies on the job's disk before anything is written, and
 the features' expectations come first: a critical one that fails stops the job, and nothing is written; warnings are counted. Each day is
 written whole, and the same rows give the same bytes.
-A day of the interval that has no event as of the instant keeps no partition: one that an earlier run left is removed.
+A day of the interval that has no event as of the instant keeps no partition: one that an earlier run left is removed. A day with rows that are
+there but not available yet as of then stays marked as stale, for the run after they are.
 
 Every partition has the same columns. When ``features.sql`` has changed them since other days were written, the job stops and says so;
 ``--rebuild`` computes every day that has events or features, whatever the interval.
@@ -17,12 +18,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from include import domains
@@ -30,7 +32,7 @@ from include.jobs.context import JobContext, JobError, instant
 from include.jobs.curated import CuratedFiles, download_curated, features_sql, tables_needed
 from include.jobs.feature_engine import feature_engine
 from include.jobs.quality import QualityChecks
-from include.lifecycle.as_of import Days, iso
+from include.lifecycle.as_of import Days, event_effects, iso, utc
 from include.lifecycle.domain import Domain
 from include.lifecycle.features import FEATURES, FeatureError, feature_names, fetch, materialise_features, open_database
 from include.lifecycle.names import digest
@@ -79,11 +81,12 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
         identity = digest([days.first.isoformat(), days.last.isoformat(), iso(options.as_of)])
         warnings, data_docs = _check_expectations(written, counts, context, context.layout.report("build-features", identity))
         stored.upload_all(written)
+        incomplete = event_effects(_days_with_more_to_come(domain, curated, days, options.as_of), domain.feature_history)
         bytes_read = sum(path.stat().st_size for paths in curated.paths.values() for path in paths)
     for day in stored.versions(days.first, days.last):
         if day not in counts:
             context.objects.delete(stored.key(day))
-    StaleFeatures(context.objects, context.layout).built(days, options.as_of)
+    StaleFeatures(context.objects, context.layout).built(days, options.as_of, incomplete)
     return {
         "rows": sum(counts.values()),
         "days": len(counts),
@@ -125,6 +128,24 @@ def _check_same_columns(stored: Partitions, days: Days, columns: Sequence[str]) 
 def _event_days(curated: CuratedFiles, table: str) -> dict[date, Path]:
     """The table's files by their days, in order."""
     return dict(zip(map(date.fromisoformat, curated.versions[table]), curated.paths[table], strict=True))
+
+
+def _days_with_more_to_come(domain: Domain, curated: CuratedFiles, days: Days, as_of: datetime) -> list[date]:
+    """Of ``days``, those with rows of an event table that become available after the as-of: landed already, and known to no feature yet."""
+    tables = [name for name in curated.paths if domain.table(name).kind == "event"]
+    files = [(day, path) for name in tables for day, path in _event_days(curated, name).items() if day in days]
+    return sorted({day for day, path in files if _latest(path, "available_at") > as_of})
+
+
+def _latest(path: Path, column: str) -> datetime:
+    """The largest value of an instants' column, from the file's statistics where it has them."""
+    file = pq.ParquetFile(path)
+    place = file.schema_arrow.get_field_index(column)
+    groups = [file.metadata.row_group(number).column(place) for number in range(file.metadata.num_row_groups)]
+    if groups and all(group.is_stats_set and group.statistics.has_min_max for group in groups):
+        return max(utc(group.statistics.max) for group in groups)
+    found = pc.max(pq.read_table(path, columns=[column])[column]).as_py()
+    return utc(found) if found is not None else datetime.min.replace(tzinfo=UTC)
 
 
 def _parts(domain: Domain, curated: CuratedFiles, days: Days) -> list[Days]:

@@ -59,7 +59,11 @@ class KeyIndex:
             self._stored = self._objects.get(self._key)
             rows = pq.read_table(pa.BufferReader(self._stored), page_checksum_verification=True)
             lengths = [pc.list_value_length(rows[name]) for name in ("first", "more")]
-            if rows.schema.equals(_SCHEMA, check_metadata=True) and lengths[0].equals(lengths[1]) and not pc.any(pc.is_null(rows["etag"])).as_py():
+            if (
+                rows.schema.equals(_SCHEMA, check_metadata=True)
+                and lengths[0].equals(lengths[1])
+                and not pc.any(pc.is_null(rows["etag"])).as_py()
+            ):
                 return rows
         except (ObjectNotFoundError, pa.ArrowException, OSError, KeyError, ValueError):
             pass
@@ -85,7 +89,9 @@ class KeyIndex:
         """Enters what these objects hold, and takes out what is not in ``versions`` (name → ETag)."""
         added = pa.Table.from_pylist([_row(name, versions[name], keys) for name, keys in held.items() if name in versions], _SCHEMA)
         names = self._rows["name"]
-        kept = pc.and_(pc.is_in(names, pa.array(list(versions), pa.string())), pc.invert(pc.is_in(names, pa.array(list(held), pa.string()))))
+        kept = pc.and_(
+            pc.is_in(names, pa.array(list(versions), pa.string())), pc.invert(pc.is_in(names, pa.array(list(held), pa.string())))
+        )
         self._rows = pa.concat_tables([self._rows.filter(kept), added]).sort_by("name")
         self.unknown -= set(held)
 
@@ -97,7 +103,9 @@ class KeyIndex:
             return
         stream = pa.BufferOutputStream()
         rows = self._rows.combine_chunks().replace_schema_metadata(_SCHEMA.metadata)
-        pq.write_table(rows, stream, compression="zstd", use_dictionary=["paths.list.element"], column_encoding=_DELTAS, write_page_checksum=True)
+        pq.write_table(
+            rows, stream, compression="zstd", use_dictionary=["paths.list.element"], column_encoding=_DELTAS, write_page_checksum=True
+        )
         body = stream.getvalue().to_pybytes()
         if body != self._stored:
             self._objects.put(self._key, body, "application/vnd.apache.parquet")

@@ -36,11 +36,12 @@ class StaleFeatures:
         before = self.days()
         self._put(before, merged([*before, *days]), self.as_json()["features_as_of"])
 
-    def built(self, days: Days, as_of: datetime) -> None:
-        """The features of ``days`` were computed as of this instant, from all that there is."""
+    def built(self, days: Days, as_of: datetime, incomplete: Iterable[Days] = ()) -> None:
+        """The features of ``days`` were computed as of this instant, from all that there is. ``incomplete``: days that rows reach which are
+        there but were not available yet at this instant; they stay stale."""
         last = self.as_json()["features_as_of"]
         latest = iso(max(as_of, utc(last)) if last else as_of)
-        self._objects.put_json(self._key, _json(without(self.days(), days), latest))
+        self._objects.put_json(self._key, _json(merged([*without(self.days(), days), *incomplete]), latest))
 
     def _put(self, before: list[Days], after: list[Days], as_of: str | None) -> None:
         if after != before:

@@ -142,3 +142,19 @@ def test_what_is_wrong_with_the_arguments_or_the_sql_is_said(store: ObjectStore,
     monkeypatch.setattr(build_features, "features_sql", lambda context: "SELECT * FROM claims ASOF JOIN customers USING (policy_id)")
     with pytest.raises(JobError, match="ASOF"):
         build(store)
+
+
+def test_days_that_pass_one_by_one_end_with_the_same_features(bucket: ObjectStore, history: list[tuple[str, date, pd.DataFrame]]) -> None:
+    """A claim is landed before it is available (an incident is reported three days later): its day stays marked until it is."""
+    land(bucket, history)
+    days = StaleFeatures(bucket, LAYOUT)
+    for day in (LAST + timedelta(days=number) for number in range(1, 6)):
+        if stale := days.days():
+            build(bucket, stale[0].first, stale[-1].last, f"{day}T00:00:00Z")
+            if day == LAST + timedelta(days=1):
+                assert days.days() == [Days(LAST - timedelta(days=2), LAST)]
+                assert f"dt={LAST}/data.parquet" not in written(bucket)
+    assert days.days() == []
+    piecemeal = written(bucket)
+    build(bucket)
+    assert written(bucket) == piecemeal
