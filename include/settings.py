@@ -73,6 +73,8 @@ class Settings:
     alarms_queue_url: str
     poll_seconds: float
     object_url: str
+    experiments_url: str
+    """Where the state of rollouts is kept: ``sqlite:///<file>``, or ``dynamodb://<table>``; see ``experiments``."""
     processing: JobSize
     training: JobSize
     endpoint: EndpointSize
@@ -92,6 +94,11 @@ class Settings:
 
     def uri(self, key: str) -> str:
         return f"s3://{self.bucket}/{key}"
+
+    @property
+    def experiments(self) -> str:
+        """``experiments_url`` with its variables: only what opens the store needs them."""
+        return os.path.expandvars(self.experiments_url)
 
     def browser_url(self, uri: str) -> str:
         """Where a person's browser finds the S3 object ``uri``."""
@@ -129,9 +136,9 @@ def current() -> Settings:
 
 
 def _expanded(value: Any, path: Path) -> Any:
-    """``$NAME`` in every string but ``object_url``, whose variables only a browser's link needs."""
+    """``$NAME`` in every string but those whose variables only their readers need: a browser's link, the store of rollouts."""
     if isinstance(value, dict):
-        return {key: item if key == "object_url" else _expanded(item, path) for key, item in value.items()}
+        return {key: item if key in {"object_url", "experiments_url"} else _expanded(item, path) for key, item in value.items()}
     if not isinstance(value, str):
         return value
 

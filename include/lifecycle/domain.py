@@ -78,6 +78,9 @@ class Label:
     """After this long an event's label is final as far as training is concerned; younger events are left out of data sets."""
     unreported_is_genuine: bool = False
     """True where only fraud is ever reported (chargebacks): a matured event without a label counts as genuine. False: it is left out."""
+    known_for: Literal["every_event", "reviewed_events"] = "every_event"
+    """"reviewed_events": the truth is only ever found out where somebody looked (selective labels). What such labels say is weighed by the inverse
+    of the chance that the event was reviewed; that chance is above 0 for every event only because of ``Rollout.random_review_share``."""
     description: str = ""
 
 
@@ -123,6 +126,7 @@ class Schedules:
     lookback: timedelta = timedelta(days=7)
     train: str = "0 6 1 * *"
     monitor: str = "0 7 * * *"
+    retrain: str = "0 8 15 * *"
 
 
 @dataclass(frozen=True)
@@ -252,6 +256,77 @@ class Monitoring:
         return self.false_alarms_per_year / 365 / self.families
 
 
+BanditName = Literal["thompson", "top_two_thompson", "epsilon_greedy", "ucb1", "fixed"]
+
+
+@dataclass(frozen=True)
+class Guardrails:
+    """When the challenger loses its traffic at once. Each limit is on what the gateways counted since the last change of its share, challenger
+    against champion, and is judged from ``minimum_requests`` of the challenger on. No count is not a healthy count: without a sign of life from a
+    gateway for ``heartbeat``, traffic returns to the champion too.
+
+    - ``maximum_error_share``: of the challenger's requests, those that failed or were answered by the champion instead, above the champion's share;
+    - ``maximum_p99_latency_ms``, and ``maximum_p99_latency_ratio`` to the champion's (it trips where both are exceeded);
+    - ``maximum_review_ratio``: reviews asked for a request, to the champion's, and its inverse: a flood of alerts, or silence;
+    - ``maximum_score_distance``: Jensen-Shannon distance (base 2) of its scores from those it gave in shadow;
+    - ``sample_ratio_level``: chance of a false alarm, over the whole ramp, that entities are not split as the shares say.
+    """
+
+    minimum_requests: int = 100
+    maximum_error_share: float = 0.02
+    maximum_p99_latency_ms: float = 250.0
+    maximum_p99_latency_ratio: float = 3.0
+    maximum_review_ratio: float = 4.0
+    maximum_score_distance: float = 0.35
+    sample_ratio_level: float = 0.001
+    heartbeat: timedelta = timedelta(minutes=2)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How a retrained model proves itself, and how it takes the traffic.
+
+    Retraining: ``wanted_frauds`` matured since the drift began (None: as many as it takes to see a loss of recall of
+    ``Monitoring.minimum_quality_loss["recall_at_capacity"]`` with a power of .8), waited for until ``wait_at_most`` after the
+    alarm; then ``at_deadline`` says whether to train with what there is, or to give up. ``training``: the window and parts of such a
+    training; None: the domain's.
+
+    Shadow: the challenger scores a copy of the traffic for ``shadow_at_least`` of matured events, and until the confidence sequence of the paired
+    difference in cost, at ``error_rate``, lies below 0 (proven), or above (rolled back); without either, ``shadow_at_most`` days of matured events
+    end it as undecided.
+
+    Ramp: the challenger decides for a share of the entities, which ``bandit`` moves between ``minimum_share`` and the cap. The cap goes through
+    ``caps``, a step every ``epochs_per_step`` epochs in which nothing was wrong; shares change with the epochs only, and an entity stays with its
+    variant for an epoch. At the last cap the ramp ends as safe when the upper end of the confidence sequence of the difference in cost lies below
+    ``non_inferiority_margin`` (a share of the champion's cost), with ``ramp_at_least`` epochs of matured events; it ends as undecided after
+    ``ramp_at_most``.
+
+    ``discount_per_day``: what a day takes of the weight of what the bandit has learned. ``random_review_share``: of all events, reviewed whatever
+    the score, so that what no model flags is known, too. ``approve_ramp``, ``approve_promotion``: an approver is asked before each.
+    """
+
+    wanted_frauds: int | None = None
+    wait_at_most: timedelta = timedelta(days=90)
+    at_deadline: Literal["train", "give_up"] = "train"
+    training: TrainingWindow | None = None
+    error_rate: float = 0.05
+    shadow_at_least: timedelta = timedelta(days=7)
+    shadow_at_most: timedelta = timedelta(days=60)
+    caps: tuple[float, ...] = (0.01, 0.05, 0.25, 0.5)
+    minimum_share: float = 0.01
+    epoch: timedelta = timedelta(days=1)
+    epochs_per_step: int = 2
+    ramp_at_least: int = 7
+    ramp_at_most: timedelta = timedelta(days=90)
+    non_inferiority_margin: float = 0.1
+    bandit: BanditName = "thompson"
+    discount_per_day: float = 0.9
+    random_review_share: float = 0.005
+    approve_ramp: bool = False
+    approve_promotion: bool = False
+    guardrails: Guardrails = field(default_factory=Guardrails)
+
+
 @dataclass(frozen=True)
 class Owner:
     name: str
@@ -288,6 +363,7 @@ class Domain:
     gate: Gate = field(default_factory=Gate)
     approval: Approval = field(default_factory=Approval)
     monitoring: Monitoring = field(default_factory=Monitoring)
+    rollout: Rollout = field(default_factory=Rollout)
 
     def __post_init__(self) -> None:
         def refuse(where: str, what: str) -> None:
@@ -324,8 +400,30 @@ class Domain:
             refuse("review", "set per_day or share, exactly one")
         if not self.approval.automatic and not self.approval.approvers:
             refuse("approval", "name at least one approver, or set automatic=True")
-        self._check_training(refuse)
+        self._check_training("training", self.training, refuse)
         self._check_monitoring(refuse)
+        self._check_rollout(refuse)
+
+    def _check_rollout(self, refuse: Callable[[str, str], None]) -> None:
+        policy = self.rollout
+        if policy.training is not None:
+            self._check_training("rollout.training", policy.training, refuse)
+        if not 0 < policy.error_rate < 0.5:
+            refuse("rollout", "error_rate, the chance to promote a model that is not better, wants more than 0 and less than 0.5")
+        if not policy.caps or list(policy.caps) != sorted(set(policy.caps)) or not 0 < policy.caps[0] <= policy.caps[-1] < 1:
+            refuse("rollout", "caps want growing shares between 0 and 1: the whole traffic is the promotion's")
+        if not 0 < policy.minimum_share <= policy.caps[0]:
+            refuse("rollout", "minimum_share must be above 0, else nothing is learned of the challenger, and not above the first cap")
+        if policy.epoch < timedelta(hours=1) or policy.epochs_per_step < 1 or policy.ramp_at_least < 1:
+            refuse("rollout", "an epoch wants an hour at least, and a step and a ramp one epoch at least")
+        if policy.shadow_at_most < policy.shadow_at_least or policy.ramp_at_most < policy.epoch:
+            refuse("rollout", "shadow_at_most and ramp_at_most must leave time for shadow_at_least and an epoch")
+        if not 0 < policy.discount_per_day <= 1 or not 0 <= policy.random_review_share < 1:
+            refuse("rollout", "discount_per_day wants more than 0 and at most 1, random_review_share at least 0 and less than 1")
+        if self.label.known_for == "reviewed_events" and policy.random_review_share == 0:
+            refuse("rollout", "random_review_share must be above 0 where only reviewed events get a label: nothing else tells what no model flags")
+        if policy.non_inferiority_margin <= 0:
+            refuse("rollout", "non_inferiority_margin must be above 0: not worse at all can never be shown")
 
     def _check_monitoring(self, refuse: Callable[[str, str], None]) -> None:
         policy = self.monitoring
@@ -344,18 +442,17 @@ class Domain:
         if not 1 <= policy.capture_percentage <= 100:
             refuse("monitoring", "capture_percentage wants 1 to 100")
 
-    def _check_training(self, refuse: Callable[[str, str], None]) -> None:
-        training = self.training
+    def _check_training(self, where: str, training: TrainingWindow, refuse: Callable[[str, str], None]) -> None:
         validation, test = training.validation, training.test
         if isinstance(validation, timedelta) and isinstance(test, timedelta):
             if min(validation, test) <= timedelta(0) or validation + test + training.test_delay >= training.window:
-                refuse("training", "validation + test_delay + test must be shorter than the window, and validation and test longer than nothing")
+                refuse(where, "validation + test_delay + test must be shorter than the window, and validation and test longer than nothing")
         elif isinstance(validation, timedelta) or isinstance(test, timedelta):
-            refuse("training", "validation and test must both be shares or both be lengths of time")
+            refuse(where, "validation and test must both be shares or both be lengths of time")
         elif not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
-            refuse("training", "validation and test, as shares, must lie between 0 and 1, and so must their sum")
+            refuse(where, "validation and test, as shares, must lie between 0 and 1, and so must their sum")
         if training.test_delay < timedelta(0):
-            refuse("training", "test_delay must not be negative")
+            refuse(where, "test_delay must not be negative")
 
     def table(self, name: str) -> Table:
         """The table of that name, the implicit ``labels`` table among them. KeyError if there is none."""

@@ -19,6 +19,11 @@
              review/decisions/                         what they decided, and who, as it was recorded
              monitoring/windows/dt=<last day>/         what each day's window was found to be, by model (of backfills: windows/history/)
              monitoring/alarms/                        one object an alarm, with its evidence
+             monitoring/handled/                       what became of an alarm
+             watermark.json                            the instant up to which deliveries were ingested
+             decisions/dt=<day>/                       what gateways decided, as they shipped it: JSON lines, gzipped (wall clock's day)
+             outcomes/dt=<day>/                        what they were told became of it, likewise
+             experiments/<id>/                         a rollout: its state by version, its evidence, its page
              reports/<stage>/<id>/                     what a run found: results, Data Docs, evaluation
 """
 
@@ -91,6 +96,23 @@ class Layout:
 
     def alarm(self, name: str = "") -> str:
         return f"{self.domain}/monitoring/alarms/{name}"
+
+    def handled_alarm(self, name: str = "") -> str:
+        return f"{self.domain}/monitoring/handled/{name}"
+
+    @property
+    def watermark(self) -> str:
+        return f"{self.domain}/watermark.json"
+
+    def shipped_decisions(self, day: date | None = None, file: str = "") -> str:
+        """Of a day; without one, the prefix of all days."""
+        return f"{self.domain}/decisions/dt=" + (f"{day.isoformat()}/{file}" if day else "")
+
+    def shipped_outcomes(self, day: date | None = None, file: str = "") -> str:
+        return f"{self.domain}/outcomes/dt=" + (f"{day.isoformat()}/{file}" if day else "")
+
+    def experiment(self, identity: str, file: str = "") -> str:
+        return f"{self.domain}/experiments/{identity}/{file}"
 
     def report(self, stage: str, identity: str, file: str = "") -> str:
         return f"{self.domain}/reports/{stage}/{identity}/{file}"

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from include.domains import get
-from include.lifecycle.domain import Approval, Column, DomainError, Label, Monitoring, ReviewCapacity, Table, TrainingWindow
+from include.lifecycle.domain import Approval, Column, DomainError, Label, Monitoring, ReviewCapacity, Rollout, Table, TrainingWindow
 
 GOOD = get("auto_claims")
 CLAIMS = GOOD.table("claims")
@@ -36,6 +36,19 @@ def claims(**changes: object) -> tuple[Table, ...]:
         ({"review": ReviewCapacity()}, "exactly one"),
         ({"approval": Approval()}, "at least one approver"),
         ({"training": TrainingWindow(timedelta(90), 0.6, 0.5)}, "between 0 and 1"),
+        ({"rollout": Rollout(error_rate=0.5)}, "error_rate"),
+        ({"rollout": Rollout(caps=(0.5, 0.25))}, "caps want growing shares"),
+        ({"rollout": Rollout(caps=(0.5, 1.0))}, "the whole traffic is the promotion's"),
+        ({"rollout": Rollout(minimum_share=0.0)}, "nothing is learned of the challenger"),
+        ({"rollout": Rollout(epoch=timedelta(minutes=5))}, "an epoch wants an hour"),
+        ({"rollout": Rollout(shadow_at_most=timedelta(days=1))}, "must leave time"),
+        ({"rollout": Rollout(discount_per_day=0.0)}, "discount_per_day"),
+        ({"rollout": Rollout(non_inferiority_margin=0.0)}, "can never be shown"),
+        ({"rollout": Rollout(training=TrainingWindow(timedelta(90), 0.6, 0.5))}, "rollout.training: validation and test"),
+        (
+            {"rollout": Rollout(random_review_share=0.0), "label": replace(GOOD.label, known_for="reviewed_events")},
+            "nothing else tells what no model flags",
+        ),
         ({"monitoring": Monitoring(window=timedelta(hours=12))}, "windows want a day at least"),
         ({"monitoring": Monitoring(windows_in_a_row=0)}, "windows_in_a_row one"),
         ({"monitoring": Monitoring(reporting_delay=-timedelta(1))}, "reporting_delay must not be negative"),

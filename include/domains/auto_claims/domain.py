@@ -11,10 +11,12 @@ from include.lifecycle.domain import (
     Domain,
     Facet,
     Gate,
+    Guardrails,
     Label,
     Monitoring,
     Owner,
     ReviewCapacity,
+    Rollout,
     Table,
     TrainingWindow,
 )
@@ -121,4 +123,16 @@ DOMAIN = Domain(
     ),
     approval=Approval(automatic=False, approvers=("claims_lead",)),
     monitoring=Monitoring(reporting_delay=timedelta(days=2)),  # claims are reported within two days of the incident
+    rollout=Rollout(
+        # after a drift most of the window is of before it: the parts that measure are kept short, so that training sees what is new
+        training=TrainingWindow(
+            window=timedelta(days=365), validation=timedelta(days=6), test=timedelta(days=7), minimum_events=1000, minimum_positives=30
+        ),
+        wanted_frauds=500,
+        # two hundred claims a day: with less than this, a week would not show whether the new model answers at all
+        caps=(0.05, 0.25, 0.5),
+        minimum_share=0.05,
+        guardrails=Guardrails(minimum_requests=20),
+        random_review_share=0.002,
+    ),
 )

@@ -19,12 +19,14 @@ from include.domains.auto_claims import fraud, population
 from include.domains.auto_claims.domain import CLAIMS, CUSTOMERS
 from include.domains.auto_claims.fraud import CHANGES
 
-__all__ = ["CHANGES", "HISTORY", "LIVE", "Delivery", "Simulation", "deliveries", "simulate"]
+__all__ = ["BROKEN_FEATURES", "CHANGES", "HISTORY", "LIVE", "Delivery", "Simulation", "deliveries", "simulate"]
 
 HISTORY = {"days": 90, "events": 20_000}
 """What the laptop's demonstration simulates."""
-LIVE = {"days": 18, "change": "staged_collisions", "change_after": 3}
-"""The days after it, and how fraud changes then."""
+LIVE = {"days": 18, "change": "staged_collisions", "change_after": 3, "rollout_days": 215}
+"""The days after it, how fraud changes then, and how many days more a retraining and its rollout may take: a claim's truth takes a month."""
+BROKEN_FEATURES = ("customer_age", "months_as_customer", "share_of_driving_life_as_customer", "num_claims_past_year", "num_insurers_past_5_years")
+"""What requests lack when the policy system does not answer."""
 DECISION_DAYS = (5, 30)
 """A label is decided so many days after the incident: at least, at most."""
 REPORT_DELAY_WEIGHTS = (70, 20, 10)

@@ -13,6 +13,7 @@ from include.lifecycle.domain import (
     Label,
     Owner,
     ReviewCapacity,
+    Rollout,
     Schedules,
     Table,
     TrainingWindow,
@@ -98,4 +99,6 @@ DOMAIN = Domain(
     # is one over the share, so that in a wave of fraud, at 5 %, nothing could pass more than 20, and retraining is wanted just then.
     gate=Gate(minimum_average_precision_lift=10),
     approval=Approval(automatic=False, approvers=("card_fraud_lead",)),
+    # a customer stays with a model for three days: long enough not to meet both in one evening, short enough to meet both in a ramp
+    rollout=Rollout(wanted_frauds=300, shadow_at_least=timedelta(days=5), epoch=timedelta(days=3), epochs_per_step=1, ramp_at_least=3),
 )
