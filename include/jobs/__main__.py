@@ -25,6 +25,7 @@ JOBS = {
     "ingest": "include.jobs.ingest",
     "build-features": "include.jobs.build_features",
     "build-dataset": "include.jobs.build_dataset",
+    "count-labels": "include.jobs.count_labels",
     "evaluate": "include.jobs.evaluate",
     "baseline": "include.jobs.baseline",
     "monitor-window": "include.jobs.monitor_window",
@@ -32,8 +33,11 @@ JOBS = {
     "score-batch": "include.jobs.score_batch",
     "record-decisions": "include.jobs.record_decisions",
     "collect-predictions": "include.jobs.collect_predictions",
+    "rollout-evidence": "include.jobs.rollout_evidence",
+    "rollout-report": "include.jobs.rollout_report",
     "replay": "include.jobs.replay",
     "simulate": "include.jobs.simulate",
+    "steer": "include.jobs.steer",
 }
 STANDALONE = {"profile": "include.jobs.profile_file", "monitor": "include.jobs.monitor"}
 """``run(options)`` returns the exit status; 3 is a fault of ours, since 1 has a meaning of its own."""

@@ -1,0 +1,172 @@
+"""The experiment store: what state every rollout is in, and what was decided about it, and why.
+
+Two backends keep one contract (``tests/stores/test_experiments.py``): a SQLite file on one machine, a DynamoDB table on AWS. Gateways read the
+state and put what they counted; only whoever holds the current version may write the next one, so that of two writers one is told to look again.
+Every write is one transaction: it is there whole, with its history, or not at all.
+
+    open_store("sqlite:////var/lib/fraud/experiments.db")
+    open_store("dynamodb://fraud-lifecycle-experiments?region=eu-west-1")
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+from include.lifecycle.experiment import Command, Entry, Experiment, GatewayHealth, VariantCounts
+
+COMMANDS_AT_ONCE = 40
+"""How many commands are handed out, oldest first, before those are done: with their entries they fit into one transaction (DynamoDB: 100 items)."""
+
+
+class ExperimentStoreError(Exception):
+    """What every error of a store is."""
+
+
+class ExperimentStoreUnavailable(ExperimentStoreError):
+    """The store does not answer, is not there, or holds what this code cannot read. Nothing is known of any experiment: the champion decides."""
+
+
+class VersionConflict(ExperimentStoreError):
+    """Somebody else has written a version since. Read again, and decide again."""
+
+
+class ExperimentRunning(ExperimentStoreError):
+    """A domain's endpoint has room for one experiment at a time. The message names the one that has not ended."""
+
+
+class UnknownExperiment(ExperimentStoreError):
+    """No experiment has that id."""
+
+
+class ExperimentStore(Protocol):
+    """Every method raises ``ExperimentStoreUnavailable`` within two seconds where the store does not answer; those that name an experiment,
+    ``UnknownExperiment``. Safe to share between threads."""
+
+    def ensure(self) -> None:
+        """Makes the file or the table where it is absent. Nothing else makes it: a wrong URL is an error, no empty store."""
+
+    def create(self, experiment: Experiment, entries: Sequence[Entry] = ()) -> Experiment:
+        """Stores version 1. The same id with the same models again: what is stored, whatever became of it. ``ExperimentRunning`` while the
+        domain has another that has not ended."""
+
+    def find(self, experiment: str) -> Experiment | None:
+        """None where no experiment has that id."""
+
+    def get(self, experiment: str) -> Experiment: ...
+
+    def current(self, domain: str) -> Experiment | None:
+        """The domain's experiment that has not ended; if all have, the last one; None where there never was one."""
+
+    def save(self, experiment: Experiment, entries: Sequence[Entry] = (), done: Sequence[str] = ()) -> Experiment:
+        """Stores the version after ``experiment.version``, its history's new lines, and that the commands of the ids ``done`` have been heeded.
+        ``VersionConflict`` unless the stored version is ``experiment.version``. ``ExperimentStoreError`` for a stage after the end."""
+
+    def history(self, experiment: str) -> list[Entry]:
+        """All of it, oldest first."""
+
+    def give(self, experiment: str, command: Command) -> None:
+        """Hands a person's command to whoever advances the experiment. Of two with one id, the first counts, done or not."""
+
+    def commands(self, experiment: str) -> list[Command]:
+        """Those not yet done, in the order in which they were given, ``COMMANDS_AT_ONCE`` at most."""
+
+    def put_health(self, experiment: str, health: GatewayHealth) -> None:
+        """In the place of the same gateway's last one for the same step: its counts go on from there, so a gateway that starts anew, with counts
+        of 0, must take a new name."""
+
+    def healths(self, experiment: str, step: int) -> list[GatewayHealth]:
+        """The last of each gateway for that step, by the gateways' names. Where a store forgets them, it does so after a month."""
+
+
+def open_store(url: str, *, client: Any = None, kms_key: str | None = None, tags: Mapping[str, str] | None = None) -> ExperimentStore:
+    """The store of a URL; nothing is read yet. ValueError for what is no such URL.
+
+    ``client``: of DynamoDB, with short timeouts, in place of the environment's. ``kms_key``, ``tags``: for a table that ``ensure`` makes.
+    """
+    parts = urlsplit(url)
+    path = url.partition("://")[2].partition("?")[0]
+    if parts.scheme == "sqlite" and path.startswith("/") and len(path) > 1 and not parts.query:
+        from include.stores.experiments_sqlite import SQLiteExperiments
+
+        return SQLiteExperiments(Path(path))
+    options = parse_qs(parts.query)
+    if parts.scheme == "dynamodb" and parts.netloc and parts.path in ("", "/") and set(options) <= {"region"}:
+        from include.stores.experiments_dynamodb import DynamoExperiments  # boto3: what runs on SQLite starts without it
+
+        return DynamoExperiments(parts.netloc, options.get("region", [None])[0], client, kms_key, tags or {})
+    raise ValueError(f"{url!r} is no experiment store: sqlite:///<absolute path of a file> or dynamodb://<table>[?region=<region>]")
+
+
+def running(experiment: Experiment) -> ExperimentRunning:
+    """The refusal of a second experiment beside ``experiment``."""
+    where = f"it is in the stage {experiment.stage}, since {experiment.stage_since or experiment.opened}"
+    return ExperimentRunning(f"{experiment.domain}: the experiment {experiment.id} has not ended ({where}): stop it, or wait for its end")
+
+
+def same_experiment(stored: Experiment, experiment: Experiment) -> Experiment:
+    """``stored``, which was found under the id of ``experiment``. ExperimentStoreError where it is about other models."""
+    if (stored.domain, stored.champion, stored.challenger) != (experiment.domain, experiment.champion, experiment.challenger):
+        raise ExperimentStoreError(f"the id {experiment.id} is taken by an experiment of {stored.domain} with other models: choose another")
+    return stored
+
+
+def check_successor(stored: Experiment, experiment: Experiment) -> None:
+    """VersionConflict or ExperimentStoreError where ``experiment`` cannot follow ``stored``."""
+    if stored.version != experiment.version:
+        raise VersionConflict(f"{experiment.id}: version {stored.version} is stored, and this would follow version {experiment.version}")
+    if stored.ended and (stored.stage, stored.share) != (experiment.stage, experiment.share):
+        raise ExperimentStoreError(f"{experiment.id} has ended as {stored.stage}: that is final")
+
+
+# ------------------------------------------------------------------------------------------------------------------- as JSON text
+
+
+def experiment_text(experiment: Experiment) -> str:
+    return _text(experiment.as_json())
+
+
+def experiment_of(text: str) -> Experiment:
+    """ExperimentStoreUnavailable for a document of other code: nothing may be decided by half of it."""
+    try:
+        return Experiment.of_json(json.loads(text))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExperimentStoreUnavailable(f"an experiment of the store was written by other code, and cannot be read ({error!r})") from error
+
+
+def entry_text(entry: Entry) -> str:
+    return _text(asdict(entry))
+
+
+def entry_of(text: str) -> Entry:
+    return Entry(**json.loads(text))
+
+
+def command_text(command: Command) -> str:
+    return _text(asdict(command))
+
+
+def command_of(text: str) -> Command:
+    return Command(**json.loads(text))
+
+
+def health_text(health: GatewayHealth) -> str:
+    return _text(asdict(health))
+
+
+def health_of(text: str) -> GatewayHealth:
+    content = json.loads(text)
+    return GatewayHealth(**content | {slot: _counts(content[slot]) for slot in ("champion", "challenger")})
+
+
+def _counts(content: Mapping[str, Any]) -> VariantCounts:
+    typed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    return VariantCounts(**typed)
+
+
+def _text(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,139 @@
+"""``steer`` as a person types it: a process of its own, on a real store; then what ``advance`` makes of the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from include.lifecycle.experiment import Contender, Entry, Experiment
+from include.lifecycle.rollout import advance
+from include.stores.experiments import ExperimentStore, open_store
+
+ROOT = Path(__file__).parents[2]
+DOMAIN = "auto_claims"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite://{tmp_path}/experiments.db"
+
+
+@pytest.fixture
+def store(url: str) -> ExperimentStore:
+    opened = open_store(url)
+    opened.ensure()
+    return opened
+
+
+@pytest.fixture
+def ramp(store: ExperimentStore) -> Experiment:
+    models = Contender("arn:old", "s3://b/old", 0.0), Contender("arn:new", "s3://b/new", 0.0)
+    day = "2026-03-01T00:00:00Z"
+    begun = Experiment("x1", DOMAIN, "endpoint", *models, day, "ramp", day, day, day, 0.05, 0.25, step=3)
+    return store.create(begun, [Entry(1, day, "ramp", 0.05, 0.25, "The ramp begins.", "policy")])
+
+
+def steer(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "include.jobs", "steer", "--domain", DOMAIN, *arguments]
+    bare = {name: value for name, value in os.environ.items() if name not in ("FRAUD_BUCKET", "FRAUD_EXPERIMENTS")}
+    return subprocess.run(command, cwd=ROOT, env=bare | environment, capture_output=True, text=True, check=False)
+
+
+def done(store: ExperimentStore) -> Experiment:
+    """The next look of the rollout."""
+    present = store.get("x1")
+    after = advance(present, as_of=present.as_of, evidence=None, readings=(), commands=store.commands("x1"))
+    return store.save(after.experiment, after.entries, after.done)
+
+
+def test_a_stop_is_handed_over_and_done(store: ExperimentStore, ramp: Experiment, url: str) -> None:
+    asked = ("--action", "stop", "--why", "the campaign begins", "--who", "Zoë")
+    for _ in range(2):  # in haste, twice
+        given = steer(*asked, FRAUD_EXPERIMENTS=url)
+        assert given.returncode == 0, given.stderr
+        assert "At the next look of retrain_and_rollout, the rollout ends as stopped, and the champion has all traffic." in given.stderr
+        assert "waiting     stop, asked for by Zoë: the campaign begins" in given.stderr
+    [command] = store.commands("x1")
+    found = json.loads(given.stdout)
+    assert found == {
+        "experiment": "x1",
+        "stage": "ramp",
+        "share": 0.05,
+        "cap": 0.25,
+        "as_of": "2026-03-01T00:00:00Z",
+        "why": "",
+        "waiting": [f"{command.id}: stop"],
+        "given": command.id,
+    }
+    assert store.get("x1") == ramp, "it is only handed over"
+    assert (done(store).stage, store.get("x1").share, store.commands("x1")) == ("stopped", 0.0, [])
+    entry = store.history("x1")[-1]
+    assert (entry.who, entry.says) == ("Zoë", "Stopped by Zoë: the campaign begins")
+    late = steer(*asked, FRAUD_EXPERIMENTS=url)
+    assert late.returncode == 2
+    assert "steer: x1: stop cannot be done: the experiment has ended as stopped" in late.stderr
+
+
+def test_a_share_is_set_by_the_login_name(store: ExperimentStore, ramp: Experiment, url: str) -> None:
+    given = steer("--store", url, "--action", "set_share", "--share", ".4", "--why", "more", LOGNAME="ann")
+    assert given.returncode == 0, given.stderr
+    assert "the challenger decides for 40.0% of the entities, and its cap is that too." in given.stderr
+    after = done(store)
+    assert (after.share, after.cap, store.history("x1")[-1].who) == (0.4, 0.4, "ann")
+    again = steer("--store", url, "--action", "set_share", "--share", ".4", "--why", "more", LOGNAME="ann")
+    assert again.returncode == 0
+    assert len(store.commands("x1")) == 1, "after a change the same words are another command"
+
+
+def test_show_tells_how_it_is(store: ExperimentStore, ramp: Experiment, url: str) -> None:
+    for number in range(14):
+        present = store.get("x1")
+        store.save(present, [Entry(0, f"2026-03-{number + 2:02d}T00:00:00Z", "ramp", 0.05, 0.25, f"look {number}", "policy")])
+    shown = steer("--store", url, "--action", "show")
+    assert shown.returncode == 0, shown.stderr
+    assert f"rollout x1 of {DOMAIN}: ramp since 2026-03-01T00:00:00Z" in shown.stderr
+    assert "share       5.0% of the entities are the challenger's (cap 25.0%)" in shown.stderr
+    assert "(3 earlier)" in shown.stderr
+    assert "2026-03-15T00:00:00Z ramp            5.0%  25.0%  policy      look 13" in shown.stderr
+    assert "look 1\n" not in shown.stderr
+    assert json.loads(shown.stdout)["given"] is None
+    assert store.commands("x1") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--action", "stop"), "--why is kept in the rollout's history: say it"),
+        (("--action", "stop", "--why", "x" * 501), "500 characters at most"),
+        (("--action", "set_share", "--why", "x"), "--share goes with set_share, which wants it"),
+        (("--action", "stop", "--why", "x", "--share", ".1"), "and with nothing else"),
+        (
+            ("--action", "set_share", "--why", "x", "--share", "1.5"),
+            "x1: set_share cannot be done: a share lies between 0 and 1, not at 1.5",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(store: ExperimentStore, ramp: Experiment, url: str, arguments: tuple[str, ...], says: str) -> None:
+    refused = steer("--store", url, *arguments)
+    assert refused.returncode == 2
+    assert says in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert store.commands("x1") == []
+
+
+def test_a_store_that_is_none_is_named(store: ExperimentStore, url: str, tmp_path: Path) -> None:
+    for arguments, says in (
+        ((), "which experiment store? Say --store, or set FRAUD_EXPERIMENTS"),
+        (("--store", "experiments.db"), "'experiments.db' is no experiment store: sqlite:///"),
+        (("--store", f"sqlite://{tmp_path}/gone.db"), "there is no such file"),
+        (("--store", url), f"there never was a rollout of {DOMAIN} in this store"),
+    ):
+        refused = steer("--action", "show", *arguments)
+        assert refused.returncode == 2
+        assert says in refused.stderr
+        assert "Traceback" not in refused.stderr
