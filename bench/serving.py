@@ -1,5 +1,5 @@
 """One row over HTTP: ``jobs serve`` against MLServer 1.7.1 with the same model file, and what the local SageMaker's InvokeEndpoint adds, without
-and with data capture of every request.
+and with data capture of every request, and with a shadow variant that gets a copy of each, captured, too.
 
 ``python -m bench.serving``. 100 trees of depth 6 over 30 features; one keep-alive connection, one request at a time, one worker each; the
 client is a socket that writes ready-made bytes, the same for all. Rounds are interleaved, so that what else the machine does meets all
@@ -42,7 +42,7 @@ ENVIRONMENTS = ROOT / ".local" / "venvs"
 MLSERVER = ("mlserver==1.7.1", "mlserver-xgboost==1.7.1", "xgboost==3.2.0")
 FEATURES, TREES, DEPTH = 30, 100, 6
 ROUNDS, REQUESTS, WARM_UP = 40, 120, 200
-ENDPOINT, CAPTURED, REGION = "bench", "bench-captured", "us-east-1"
+ENDPOINT, CAPTURED, SHADOWED, REGION = "bench", "bench-captured", "bench-shadowed", "us-east-1"
 _START_SECONDS = 120
 
 
@@ -182,7 +182,8 @@ def mlserver(model: Path, scratch: Path) -> Iterator[tuple[int, float]]:
 
 @contextmanager
 def local_endpoint(model: Path, scratch: Path) -> Iterator[tuple[int, float]]:
-    """The same model behind the local SageMaker's InvokeEndpoint, its archive in MiniStack's S3: as ENDPOINT, and as CAPTURED with capture."""
+    """The same model behind the local SageMaker's InvokeEndpoint, its archive in MiniStack's S3: as ENDPOINT, as CAPTURED with capture, and as
+    SHADOWED with capture and itself in its shadow."""
     s3_port, port = free_port(), free_port()
     aws = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}", "AWS_DEFAULT_REGION": REGION,
@@ -219,7 +220,9 @@ def local_endpoint(model: Path, scratch: Path) -> Iterator[tuple[int, float]]:
             "CaptureContentTypeHeader": {"CsvContentTypes": ["text/csv"]},
         }
         waiter = sagemaker.get_waiter("endpoint_in_service")
-        for name, more in ((ENDPOINT, {}), (CAPTURED, {"DataCaptureConfig": capture})):
+        captured = {"DataCaptureConfig": capture}
+        shadowed = {**captured, "ShadowProductionVariants": [{**variant, "VariantName": "challenger"}]}
+        for name, more in ((ENDPOINT, {}), (CAPTURED, captured), (SHADOWED, shadowed)):
             sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant], **more)
             sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
             waiter.wait(EndpointName=name, WaiterConfig={"Delay": 1, "MaxAttempts": _START_SECONDS})
@@ -239,11 +242,11 @@ def main() -> None:
         port, _ = servers.enter_context(mlserver(scratch / "ml" / "model", scratch))
         connections["mlserver"] = Connection.to(port, "/v2/models/bench/infer", v2, "application/json")
         port, _ = servers.enter_context(local_endpoint(scratch / "ml" / "model", scratch))
-        for key, name in (("endpoint", ENDPOINT), ("endpoint_with_capture", CAPTURED)):
+        for key, name in (("endpoint", ENDPOINT), ("endpoint_with_capture", CAPTURED), ("endpoint_with_shadow", SHADOWED)):
             connections[key] = Connection.to(port, f"/endpoints/{name}/invocations", csv, "text/csv", signed=True)
 
         answers = {name: connection.ask() for name, connection in connections.items()}
-        ours = [float(answers[name]) for name in ("serve", "endpoint", "endpoint_with_capture")]
+        ours = [float(answers[name]) for name in ("serve", "endpoint", "endpoint_with_capture", "endpoint_with_shadow")]
         scores = [*ours, json.loads(answers["mlserver"])["outputs"][0]["data"][0]]
         if not np.allclose(scores, expected, atol=1e-6):
             raise RuntimeError(f"the servers disagree: {scores}, expected {expected}")
@@ -256,6 +259,7 @@ def main() -> None:
     ratio = medians["serve"] / medians["mlserver"]
     added = medians["endpoint"] - medians["serve"]
     capturing = medians["endpoint_with_capture"] - medians["endpoint"]
+    shadowing = medians["endpoint_with_shadow"] - medians["endpoint_with_capture"]
     figures = {f"{name}_p{q}_ms": Figure(float(np.percentile(taken, q))) for name, taken in everything.items() for q in (50, 99)}
     figures |= {
         "ratio": Figure(float(np.median(ratio)), 0.5, at_least=False),
@@ -265,6 +269,8 @@ def main() -> None:
         "invoke_endpoint_added_highest_round_ms": Figure(float(added.max())),
         "capture_added_p50_ms": Figure(float(np.median(capturing)), 0.5, at_least=False),
         "capture_added_highest_round_ms": Figure(float(capturing.max())),
+        "shadow_added_p50_ms": Figure(float(np.median(shadowing))),
+        "shadow_added_highest_round_ms": Figure(float(shadowing.max())),
         "serve_start_seconds": Figure(start_seconds),
     }
     publish("serving", figures)

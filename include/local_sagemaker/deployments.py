@@ -10,6 +10,8 @@ from .errors import not_supported, validation
 from .hosting import DeploymentFailed, Fleet, VariantPlan
 from .store import Document, Resource, now
 
+_PRODUCTION, _SHADOWS = "ProductionVariants", "ShadowProductionVariants"
+
 
 def stored(fleet: Fleet) -> Document:
     """What is needed to start the fleet again."""
@@ -17,26 +19,41 @@ def stored(fleet: Fleet) -> Document:
     return {"Fleet": fleet.identifier, "Config": fleet.config, "Plans": plans, "Capture": fleet.capture}
 
 
-def summaries(fleet: Fleet) -> list[Document]:
-    """ProductionVariants of DescribeEndpoint, for a fleet that begins to serve."""
+def all_variants(document: Document) -> list[Document]:
+    """The summaries of production and shadow variants in an endpoint's document."""
+    return [*document.get(_PRODUCTION, []), *document.get(_SHADOWS, [])]
+
+
+def show_variants(resource: Resource, fleet: Fleet) -> None:
+    """ProductionVariants and ShadowProductionVariants of DescribeEndpoint, for a fleet that begins to serve."""
     moment = now()
-    return [
-        {
+    resource.document.pop(_SHADOWS, None)
+    resource.document |= _by_kind([
+        (plan, {
             "VariantName": plan.name,
             "DeployedImages": [{"SpecifiedImage": plan.image, "ResolvedImage": plan.image, "ResolutionTime": moment}],
             "CurrentWeight": plan.weight,
             "DesiredWeight": plan.weight,
             "CurrentInstanceCount": plan.instance_count,
             "DesiredInstanceCount": plan.instance_count,
-        }
+        })
         for plan in (server.plan for server in fleet.servers.values())
-    ]
+    ])  # fmt: skip
+
+
+def _by_kind(described: list[tuple[VariantPlan, Document]]) -> Document:
+    """The members of an answer that list variants; that of shadows only where there are any, for it has at least one element."""
+    lists = {
+        _PRODUCTION: [found for plan, found in described if not plan.shadow],
+        _SHADOWS: [found for plan, found in described if plan.shadow],
+    }
+    return {member: found for member, found in lists.items() if found}
 
 
 def in_service(resource: Resource, fleet: Fleet) -> None:
     """InService; the variants' weights stay as they are if the fleet was only started again."""
-    if "ProductionVariants" not in resource.document:
-        resource.document["ProductionVariants"] = summaries(fleet)
+    if _PRODUCTION not in resource.document:
+        show_variants(resource, fleet)
     show_capture(resource, fleet)
     resource.document["EndpointStatus"] = "InService"
     resource.document["LastModifiedTime"] = now()
@@ -54,7 +71,7 @@ def resume(resource: Resource) -> None:
     if resource.document["EndpointStatus"] == "Updating" and resource.document.pop("PendingDeploymentSummary", None):
         active = resource.private["Active"]["Config"]
         resource.document["FailureReason"] = f"The local SageMaker server ended during an update; the endpoint serves {active}."
-    for variant in resource.document.get("ProductionVariants", []):
+    for variant in all_variants(resource.document):
         variant["CurrentWeight"] = variant["DesiredWeight"]
         variant["CurrentInstanceCount"] = variant["DesiredInstanceCount"]
         variant.pop("VariantStatus", None)
@@ -67,8 +84,8 @@ def pending(config: Document, plans: list[VariantPlan], moment: float) -> Docume
     return {
         "EndpointConfigName": config["EndpointConfigName"],
         "StartTime": moment,
-        "ProductionVariants": [
-            {
+        **_by_kind([
+            (plan, {
                 "VariantName": plan.name,
                 "DeployedImages": [{"SpecifiedImage": plan.image, "ResolvedImage": plan.image, "ResolutionTime": moment}],
                 "CurrentWeight": 0.0,
@@ -77,20 +94,22 @@ def pending(config: Document, plans: list[VariantPlan], moment: float) -> Docume
                 "DesiredInstanceCount": plan.instance_count,
                 "InstanceType": plan.instance_type,
                 "VariantStatus": [{"Status": "Creating", "StartTime": moment}],
-            }
+            })
             for plan in plans
-        ],
-    }
+        ]),
+    }  # fmt: skip
 
 
 def weights_of(document: Document) -> dict[str, float]:
     """The variants' current weights."""
-    return {variant["VariantName"]: variant["CurrentWeight"] for variant in document.get("ProductionVariants", [])}
+    return {variant["VariantName"]: variant["CurrentWeight"] for variant in all_variants(document)}
 
 
 def retained(plan: VariantPlan, document: Document, excluded: set[str]) -> VariantPlan:
     """The plan with the running variant's weight and count, as RetainAllVariantProperties asks."""
-    running = next((variant for variant in document["ProductionVariants"] if variant["VariantName"] == plan.name), None)
+    running = next(
+        (variant for variant in document.get(_SHADOWS if plan.shadow else _PRODUCTION, []) if variant["VariantName"] == plan.name), None
+    )
     if running is None:
         return plan
     weight = plan.weight if "DesiredWeight" in excluded else running["DesiredWeight"]
@@ -154,7 +173,7 @@ def check_same_variants(deployment: Document | None, plans: list[VariantPlan], d
     """Deployment guardrails need the same variant names before and after (Developer Guide, "Exclusions")."""
     if not deployment:
         return
-    old = {variant["VariantName"] for variant in document["ProductionVariants"]}
+    old = {variant["VariantName"] for variant in all_variants(document)}
     new = {plan.name for plan in plans}
     if old != new:
         raise validation(

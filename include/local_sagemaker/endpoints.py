@@ -25,6 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from .deployments import (
     Deadline,
+    all_variants,
     check_deployment,
     check_same_variants,
     in_service,
@@ -32,8 +33,8 @@ from .deployments import (
     resume,
     retained,
     show_capture,
+    show_variants,
     stored,
-    summaries,
     traffic_steps,
     weights_of,
 )
@@ -134,7 +135,7 @@ class Endpoints:
         return {"EndpointArn": self._arn(name)}
 
     def update_weights(self, request: Document) -> Document:
-        """UpdateEndpointWeightsAndCapacities; counts are recorded, a variant stays one process."""
+        """UpdateEndpointWeightsAndCapacities; counts are recorded, a variant stays one process. A shadow's says how much it gets a copy of."""
         name = request["EndpointName"]
         self._find(name)
         desired = {item["VariantName"]: item for item in request["DesiredWeightsAndCapacities"]}
@@ -148,7 +149,7 @@ class Endpoints:
 
         def begin(resource: Resource) -> None:
             self._check_idle(resource, "update")
-            variants = {variant["VariantName"]: variant for variant in resource.document["ProductionVariants"]}
+            variants = {variant["VariantName"]: variant for variant in all_variants(resource.document)}
             unknown = sorted(set(desired) - set(variants))
             if unknown:
                 raise validation(f'Could not find variants {unknown} of endpoint "{self._arn(name)}".')
@@ -156,7 +157,7 @@ class Endpoints:
                 variants[variant]["DesiredWeight"] = item.get("DesiredWeight", variants[variant]["DesiredWeight"])
                 variants[variant]["DesiredInstanceCount"] = item.get("DesiredInstanceCount", variants[variant]["DesiredInstanceCount"])
                 variants[variant]["VariantStatus"] = [{"Status": "Updating", "StartTime": now()}]
-            if not sum(variant["DesiredWeight"] for variant in variants.values()) > 0:
+            if not sum(variant["DesiredWeight"] for variant in resource.document["ProductionVariants"]) > 0:
                 raise validation("At least one production variant must have a weight greater than 0.")
             resource.document.pop("FailureReason", None)
             resource.document["EndpointStatus"] = "Updating"
@@ -238,6 +239,7 @@ class Endpoints:
             return
         self._now_serves(name, fleet)
         document = self._services.store.update(KIND, name, lambda resource: in_service(resource, fleet)).document
+        fleet.weigh(weights_of(document))
         self.routes[name] = Route([(fleet, 1.0)], weights_of(document))
 
     def _replace(self, name: str, fleet: Fleet, deployment: Document | None) -> None:
@@ -262,7 +264,7 @@ class Endpoints:
         def switch(resource: Resource) -> None:
             resource.private["Active"] = stored(fleet)
             resource.document["EndpointConfigName"] = fleet.config
-            resource.document["ProductionVariants"] = summaries(fleet)
+            show_variants(resource, fleet)
             show_capture(resource, fleet)
             if deployment is not None:
                 resource.document["LastDeploymentConfig"] = deployment
@@ -335,7 +337,7 @@ class Endpoints:
 
     def _apply_weights(self, name: str) -> None:
         def apply(resource: Resource) -> None:
-            for variant in resource.document["ProductionVariants"]:
+            for variant in all_variants(resource.document):
                 variant["CurrentWeight"] = variant["DesiredWeight"]
                 variant["CurrentInstanceCount"] = variant["DesiredInstanceCount"]
                 variant.pop("VariantStatus", None)
@@ -343,6 +345,7 @@ class Endpoints:
             resource.document["LastModifiedTime"] = now()
 
         document = self._services.store.update(KIND, name, apply).document
+        self._fleets[name].weigh(weights_of(document))
         self.routes[name] = Route([(self._fleets[name], 1.0)], weights_of(document))
 
     def _take_down(self, name: str) -> None:
@@ -415,7 +418,8 @@ class Endpoints:
 
     def _plans(self, config: Document) -> list[VariantPlan]:
         plans = []
-        for variant in config["ProductionVariants"]:
+        shadows = config.get("ShadowProductionVariants", [])
+        for variant in (*config["ProductionVariants"], *shadows):
             container = self._models.container_of(variant["ModelName"])
             plans.append(
                 VariantPlan(
@@ -428,6 +432,7 @@ class Endpoints:
                     startup_seconds=float(
                         variant.get("ContainerStartupHealthCheckTimeoutInSeconds", self._services.settings.startup_health_check_seconds)
                     ),
+                    shadow=variant in shadows,
                 )
             )
         return plans

@@ -1,4 +1,4 @@
-"""The processes behind endpoints: one model server for each production variant, kept alive.
+"""The processes behind endpoints: one model server for each production or shadow variant, kept alive.
 
 Contract (Developer Guide, "Use Your Own Inference Code with Hosting Services"): the image's command with the argument
 ``serve``, the model's files under ``/opt/ml/model``, the container's Environment; healthy when ``GET /ping`` answers 200. The
@@ -32,6 +32,7 @@ from .logs import Followed
 from .model_client import ModelClient
 from .process import Command, Process
 from .s3 import Location, unpack
+from .shadow import Copies
 from .store import Document
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class DeploymentFailed(Exception):
 
 @dataclass(frozen=True)
 class VariantPlan:
-    """One production variant, with its model resolved: everything that is needed to start it, also after a restart."""
+    """One variant, with its model resolved: everything that is needed to start it, also after a restart."""
 
     name: str
     weight: float
@@ -57,6 +58,8 @@ class VariantPlan:
     image: str
     model: Document  # ModelDataUrl or ModelDataSource, Environment
     startup_seconds: float
+    shadow: bool = False
+    """It answers nobody: it gets copies of what the production variant is asked."""
 
     def to_json(self) -> Document:
         """As it is stored."""
@@ -74,6 +77,7 @@ class ModelServer:
         self.client: ModelClient | None = None
         self.statistics = VariantStatistics(endpoint, plan.name)
         self.capture = services.captures.variant(endpoint, plan.name, capture)
+        self.copies: Copies | None = None  # of its requests, for a shadow
         self._services = services
         self._directory = directory
         self._log_file = directory / "output.log"
@@ -206,6 +210,11 @@ class Fleet:
         self.directory = services.settings.state / "endpoints" / endpoint / identifier
         self._services = services
         self.servers = {plan.name: ModelServer(services, endpoint, plan, self.directory / plan.name, capture) for plan in plans}
+        self.production = {name: server for name, server in self.servers.items() if not server.plan.shadow}
+        for shadow in (server for server in self.servers.values() if server.plan.shadow):
+            for server in self.production.values():  # one: CreateEndpointConfig sees to it
+                server.copies = Copies(shadow, services.settings.invocation_timeout_seconds)
+        self.weigh({})
 
     def start(self, deadline: float = math.inf) -> None:
         """Start all variants at once; DeploymentFailed, with everything stopped again, if one does not become healthy in time."""
@@ -225,6 +234,13 @@ class Fleet:
         if failures:
             self.stop(self._services.settings.endpoint_stop_grace_seconds)
             raise failures[0]
+
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        """Current weights of variants, where they are no longer the plans': what a shadow gets of the requests follows them."""
+        for server in self.production.values():
+            if server.copies is not None:
+                shadow, production = (weights.get(each.plan.name, each.plan.weight) for each in (server.copies.shadow, server))
+                server.copies.share = shadow / production if production else 0.0
 
     def stop(self, grace_seconds: float) -> None:
         """Stop all variants."""
@@ -258,8 +274,8 @@ class Route:
         self._choices: list[tuple[float, ModelServer]] = []
         edge = 0.0
         for fleet, share in self._traffic:
-            total = sum(weights.get(name, server.plan.weight) for name, server in fleet.servers.items())
-            for name, server in fleet.servers.items():
+            total = sum(weights.get(name, server.plan.weight) for name, server in fleet.production.items())
+            for name, server in fleet.production.items():
                 part = weights.get(name, server.plan.weight) / total * share if total else 0.0
                 if part > 0:
                     edge += part
@@ -277,13 +293,13 @@ class Route:
         return self._choices[-1][1]
 
     def named(self, variant: str, dice: float) -> ModelServer | None:
-        """The server of a TargetVariant, weight 0 included; None if there is no such variant."""
+        """The server of a TargetVariant, weight 0 included; None if there is no such production variant."""
         point = dice * sum(share for _, share in self._traffic)
         found: ModelServer | None = None
         edge = 0.0
         for fleet, share in self._traffic:
             edge += share
-            found = fleet.servers.get(variant) or found
+            found = fleet.production.get(variant) or found
             if found is not None and point < edge:
                 break
         return found

@@ -29,7 +29,6 @@ _UNSUPPORTED_CONTAINER = {
 _UNSUPPORTED_CONFIG = {
     "AsyncInferenceConfig": "asynchronous inference is not part of it",
     "ExplainerConfig": "Clarify online explanations are not part of it",
-    "ShadowProductionVariants": "shadow variants are not part of it",
     "MetricsConfig": "enhanced metrics are not part of it",
 }
 _UNSUPPORTED_VARIANT = {
@@ -156,16 +155,25 @@ class EndpointConfigs:
         name = request["EndpointConfigName"]
         arn = self._services.settings.arn(f"endpoint-config/{name}")
         variants = request["ProductionVariants"]
-        names = [variant["VariantName"] for variant in variants]
+        shadows = request.get("ShadowProductionVariants", [])
+        if shadows and (len(variants), len(shadows)) != (1, 1):
+            raise validation(
+                "With ShadowProductionVariants you can only specify one variant for it and one variant for ProductionVariants."
+            )
+        names = [variant["VariantName"] for variant in (*variants, *shadows)]
         if len(set(names)) != len(names):
             raise validation(f"Production variant names must be unique, but the request has {names}")
-        for variant in variants:
+        for variant in (*variants, *shadows):
             self._check_variant(variant)
         if not sum(variant.get("InitialVariantWeight", 1.0) for variant in variants) > 0:
             raise validation("At least one production variant must have an InitialVariantWeight greater than 0.")
         document: Document = {
             **{key: value for key, value in request.items() if key != "Tags"},
-            "ProductionVariants": [{"InitialVariantWeight": 1.0, **variant} for variant in variants],
+            **{
+                field: [{"InitialVariantWeight": 1.0, **variant} for variant in request[field]]
+                for field in ("ProductionVariants", "ShadowProductionVariants")
+                if field in request
+            },
             "EndpointConfigArn": arn,
             "CreationTime": now(),
         }

@@ -58,7 +58,11 @@ class Runtime:
                 body = await _body(receive)
                 if body is None:
                     return  # the caller went away
-                answer = await self._ask(server, headers, body, started)
+                try:
+                    answer = await self._ask(server, headers, body, started)
+                finally:
+                    if server.copies is not None:
+                        server.copies.take(headers, body)
             finally:
                 server.in_flight -= 1
         except RuntimeServiceError as error:

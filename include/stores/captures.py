@@ -57,13 +57,13 @@ class Captures:
         self._objects = objects
         self._layout = layout
 
-    def files(self) -> list[CaptureFile]:
-        """Every capture file, in the order of the hours and keys."""
-        return sorted(self._all(), key=lambda file: (file.hour, file.key))
+    def files(self, configuration: str | None = None) -> list[CaptureFile]:
+        """Every capture file, or those of one configuration, in the order of the hours and keys."""
+        return sorted(self._all(configuration), key=lambda file: (file.hour, file.key))
 
-    def _all(self) -> Iterator[CaptureFile]:
+    def _all(self, configuration: str | None) -> Iterator[CaptureFile]:
         root = self._layout.captured("")
-        for info in self._objects.list(root):
+        for info in self._objects.list(root if configuration is None else f"{root}{configuration}/"):
             if match := _KEY.fullmatch(info.key.removeprefix(root)):
                 try:
                     hour = datetime.strptime(match["hour"], "%Y/%m/%d/%H").replace(tzinfo=UTC)

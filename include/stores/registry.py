@@ -1,4 +1,4 @@
-"""What the registry and the endpoint know: which model is live, which packages there are. Reads only; operators do the writing."""
+"""What the registry and the endpoint know: which model is live, which packages there are. Writes no more than a package's approval."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class ModelPackage:
     metadata: dict[str, str] = field(default_factory=dict)
     baselines: dict[str, str] = field(default_factory=dict)
     """What monitoring compares with, S3 URIs: ``profile`` (of features and score) and ``reference`` (of quality, bias and attribution)."""
+    image: str = ""
+    """The container that serves it."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,19 @@ class ModelRegistry:
 
     def package(self, arn: str) -> ModelPackage:
         found = self._client.describe_model_package(ModelPackageName=arn)
+        container = found["InferenceSpecification"]["Containers"][0]
         return ModelPackage(
             arn=found["ModelPackageArn"],
             version=found["ModelPackageVersion"],
             status=found["ModelApprovalStatus"],
-            model=found["InferenceSpecification"]["Containers"][0]["ModelDataUrl"],
+            model=container["ModelDataUrl"],
             metadata=found.get("CustomerMetadataProperties", {}),
             baselines={
                 name: found["DriftCheckBaselines"][kind]["Statistics"]["S3Uri"]
                 for name, kind in BASELINES.items()
                 if kind in found.get("DriftCheckBaselines", {})
             },
+            image=container["Image"],
         )
 
     def newest_approved(self, domain: str) -> ModelPackage | None:
@@ -97,6 +101,20 @@ class ModelRegistry:
             config=endpoint["EndpointConfigName"],
             model_package=containers[0].get("ModelPackageName"),
         )
+
+    def set_status(self, arn: str, status: str, why: str) -> None:
+        """Approved or Rejected, with who and why (1,024 characters at most)."""
+        self._client.update_model_package(ModelPackageArn=arn, ModelApprovalStatus=status, ApprovalDescription=why)
+
+    def variants(self, endpoint: str) -> frozenset[str]:
+        """The production variants that the endpoint carries now; none where there is no endpoint."""
+        try:
+            found = self._client.describe_endpoint(EndpointName=endpoint)
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ValidationException":
+                return frozenset()
+            raise
+        return frozenset(variant["VariantName"] for variant in found.get("ProductionVariants", ()))
 
     def champion(self, domain: str) -> ModelPackage | None:
         """The package that carries the domain's live traffic: what is deployed, not what was approved."""

@@ -1,11 +1,17 @@
-"""Models, endpoint configurations and endpoints that may be created again: names are digests of content, so an existing one is the same one."""
+"""Models, endpoint configurations and endpoints that may be created again: names are digests of content, so an existing one is the same one.
+
+A domain's endpoint carries one of three configurations: one model alone; a champion with a challenger in its shadow (SageMaker allows exactly one
+production variant beside one shadow variant); or both as production variants, whose weights mirror the share that the experiment store says.
+"""
 
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from airflow.providers.amazon.aws.operators.sagemaker import (
     SageMakerEndpointConfigOperator,
     SageMakerEndpointOperator,
@@ -17,6 +23,7 @@ from botocore.exceptions import ClientError
 
 from include import domains
 from include import settings as places
+from include.lifecycle.experiment import CHALLENGER, CHAMPION
 from include.lifecycle.names import digest, endpoint_name, sagemaker_name
 from include.stores.captures import ServedModel, put_served_models
 from include.stores.layout import Layout
@@ -26,8 +33,8 @@ from sagemaker_lifecycle.tasks import model_registry, object_store
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
-CHAMPION = "champion"
-"""The production variant that carries the traffic: a fixed slot, whatever model fills it."""
+_WEIGHT_TOLERANCE = 1e-6
+"""SageMaker keeps weights in 32 bits."""
 
 
 def _named(domain: str, field: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -36,10 +43,21 @@ def _named(domain: str, field: str, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def model_request(domain: str, model_package: str) -> dict[str, Any]:
-    """CreateModel, complete."""
+    """CreateModel, complete. SageMaker takes approved packages only."""
+    return _model(domain, {"ModelPackageName": model_package})
+
+
+def trial_model_request(domain: str, model_package: str) -> dict[str, Any]:
+    """CreateModel, complete, of what the package holds: for a challenger, whose approval is what its rollout is about."""
+    package = model_registry().package(model_package)
+    request = _model(domain, {"Image": package.image, "ModelDataUrl": package.model})
+    return request | {"Tags": places.current().tag_list(domain=domain, model_package=model_package)}
+
+
+def _model(domain: str, container: dict[str, Any]) -> dict[str, Any]:
     place = places.current()
     request = {
-        "Containers": [{"ModelPackageName": model_package}],
+        "Containers": [container],
         "ExecutionRoleArn": place.execution_role_arn,
         "EnableNetworkIsolation": place.endpoint.network_isolation,
         **place.network.vpc_config,
@@ -52,23 +70,53 @@ def endpoint_config_request(domain: str, model_package: str) -> dict[str, Any]:
 
     Where they are captured to is named by the digest of all the rest: what one configuration served lies in one place.
     """
+    return _config(domain, {CHAMPION: (model_request(domain, model_package), 1.0)})
+
+
+def shadow_config_request(domain: str, champion: str, challenger: str) -> dict[str, Any]:
+    """CreateEndpointConfig, complete: the champion takes all traffic, and the challenger gets a copy of each request. Both are captured, each under
+    the name of its slot. ``champion``, ``challenger``: ARNs of their packages."""
+    shadow = {CHALLENGER: (trial_model_request(domain, challenger), 1.0)}
+    return _config(domain, {CHAMPION: (model_request(domain, champion), 1.0)}, shadow)
+
+
+def ramp_config_request(domain: str, champion: str, challenger: str) -> dict[str, Any]:
+    """CreateEndpointConfig, complete: both slots are production variants. The challenger begins without weight: who is not sent to it by name
+    meets the champion, until ``set_weights``."""
+    models = {CHAMPION: (model_request(domain, champion), 1.0), CHALLENGER: (trial_model_request(domain, challenger), 0.0)}
+    return _config(domain, models)
+
+
+def _config(
+    domain: str, production: Mapping[str, tuple[dict[str, Any], float]], shadow: Mapping[str, tuple[dict[str, Any], float]] | None = None
+) -> dict[str, Any]:
+    """``production``, ``shadow``: variant → (the request for its model, its weight)."""
     place = places.current()
     key = place.encryption.kms_key_arn
-    variant = {
-        "VariantName": CHAMPION,
-        "ModelName": model_request(domain, model_package)["ModelName"],
-        "InitialInstanceCount": place.endpoint.instance_count,
-        "InstanceType": place.endpoint.instance_type,
-        "InitialVariantWeight": 1.0,
+    kinds = {"ProductionVariants": production, "ShadowProductionVariants": shadow or {}}
+    variants = {
+        kind: [
+            {
+                "VariantName": variant,
+                "ModelName": model["ModelName"],
+                "InitialInstanceCount": place.endpoint.instance_count,
+                "InstanceType": place.endpoint.instance_type,
+                "InitialVariantWeight": weight,
+            }
+            for variant, (model, weight) in models.items()
+        ]
+        for kind, models in kinds.items()
+        if models
     }
     capture: dict[str, Any] = {
         "EnableCapture": True,
-        "InitialSamplingPercentage": domains.get(domain).monitoring.capture_percentage,
+        # a pair needs both answers, and each variant is sampled by itself: in shadow, all are kept
+        "InitialSamplingPercentage": 100 if shadow else domains.get(domain).monitoring.capture_percentage,
         "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
         "CaptureContentTypeHeader": {"CsvContentTypes": ["text/csv"], "JsonContentTypes": ["application/json", "application/jsonlines"]},
         **({"KmsKeyId": key} if key else {}),
     }
-    request = {"ProductionVariants": [variant], "DataCaptureConfig": capture, **({"KmsKeyId": key} if key else {})}
+    request = {**variants, "DataCaptureConfig": capture, **({"KmsKeyId": key} if key else {})}
     capture["DestinationS3Uri"] = place.uri(Layout(domain).captured(digest(request)))
     return _named(domain, "EndpointConfigName", request)
 
@@ -83,37 +131,45 @@ def note_served_models(request: dict[str, Any], model_packages: Mapping[str, str
 
 
 class ModelFromPackageOperator(SageMakerModelOperator):
-    """Creates the model of a registered package, or finds it."""
+    """Creates the model of a registered package, or finds it.
+
+    :param trial: the package is a challenger's, which needs no approval to be tried
+    """
 
     template_fields: Sequence[str] = (*SageMakerModelOperator.template_fields, "model_package")
 
-    def __init__(self, *, domain: str, model_package: str, **kwargs: Any) -> None:
+    def __init__(self, *, domain: str, model_package: str, trial: bool = False, **kwargs: Any) -> None:
         super().__init__(config={}, aws_conn_id=places.current().aws_conn_id, **kwargs)
         self.domain = domain
         self.model_package = model_package
+        self.trial = trial
 
     def execute(self, context: Context) -> str:
-        self.config = model_request(self.domain, self.model_package)
+        self.config = (trial_model_request if self.trial else model_request)(self.domain, self.model_package)
         name: str = self.config["ModelName"]
         if not self._check_if_resource_exists(name, "model", self.hook.describe_model):
             super().execute(context)
         return name
 
 
-class SingleVariantConfigOperator(SageMakerEndpointConfigOperator):
-    """Creates the endpoint configuration in which one model, in the slot ``champion``, takes all traffic, or finds it."""
+class _ConfigOperator(SageMakerEndpointConfigOperator):
+    """Creates an endpoint configuration, or finds it, and notes which models it serves. Returns its name."""
 
-    template_fields: Sequence[str] = (*SageMakerEndpointConfigOperator.template_fields, "model_package")
-
-    def __init__(self, *, domain: str, model_package: str, **kwargs: Any) -> None:
+    def __init__(self, *, domain: str, **kwargs: Any) -> None:
         super().__init__(config={}, aws_conn_id=places.current().aws_conn_id, **kwargs)
         self.domain = domain
-        self.model_package = model_package
+
+    def request(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def served(self) -> dict[str, str]:
+        """Variant → ARN of its package."""
+        raise NotImplementedError
 
     def execute(self, context: Context) -> str:
-        self.config = endpoint_config_request(self.domain, self.model_package)
+        self.config = self.request()
         name: str = self.config["EndpointConfigName"]
-        note_served_models(self.config, {CHAMPION: self.model_package})
+        note_served_models(self.config, self.served())
         try:
             self.hook.describe_endpoint_config(name)
         except ClientError as error:
@@ -121,6 +177,85 @@ class SingleVariantConfigOperator(SageMakerEndpointConfigOperator):
                 raise
             super().execute(context)
         return name
+
+
+class SingleVariantConfigOperator(_ConfigOperator):
+    """The configuration in which one model, in the slot ``champion``, takes all traffic."""
+
+    template_fields: Sequence[str] = (*SageMakerEndpointConfigOperator.template_fields, "model_package")
+
+    def __init__(self, *, domain: str, model_package: str, **kwargs: Any) -> None:
+        super().__init__(domain=domain, **kwargs)
+        self.model_package = model_package
+
+    def request(self) -> dict[str, Any]:
+        return endpoint_config_request(self.domain, self.model_package)
+
+    def served(self) -> dict[str, str]:
+        return {CHAMPION: self.model_package}
+
+
+class ShadowConfigOperator(_ConfigOperator):
+    """The configuration in which ``champion`` (ARN of its package) takes all traffic and ``challenger`` a copy of it. Their models are there."""
+
+    template_fields: Sequence[str] = (*SageMakerEndpointConfigOperator.template_fields, "champion", "challenger")
+
+    def __init__(self, *, domain: str, champion: str, challenger: str, **kwargs: Any) -> None:
+        super().__init__(domain=domain, **kwargs)
+        self.champion = champion
+        self.challenger = challenger
+
+    def request(self) -> dict[str, Any]:
+        return shadow_config_request(self.domain, self.champion, self.challenger)
+
+    def served(self) -> dict[str, str]:
+        return {CHAMPION: self.champion, CHALLENGER: self.challenger}
+
+
+class RampConfigOperator(ShadowConfigOperator):
+    """The configuration in which both may take traffic, and all of it is the champion's until ``set_weights``."""
+
+    def request(self) -> dict[str, Any]:
+        return ramp_config_request(self.domain, self.champion, self.challenger)
+
+
+def set_weights(endpoint: str, share: float) -> bool:
+    """Makes the weights of the endpoint's production variants mirror the challenger's share, 0 to 1, and waits until they do: seconds on a laptop, a
+    minute or two on AWS. Returns whether there was anything to change.
+
+    What gateways decide does not hang on it: they send each request to a variant by name. AirflowFailException where the endpoint does not carry
+    both variants; ValueError for a share that is none."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"the challenger's share is {share!r}: a number from 0 to 1 was expected")
+    place = places.current()
+    client = SageMakerHook(aws_conn_id=place.aws_conn_id).conn
+    waiter = client.get_waiter("endpoint_in_service")
+    wanted = {CHAMPION: 1.0 - share, CHALLENGER: share}
+    waiting = {"Delay": place.poll_seconds, "MaxAttempts": math.ceil(1800 / place.poll_seconds)}
+    if _weights(client, endpoint) is None:
+        waiter.wait(EndpointName=endpoint, WaiterConfig=waiting)  # an earlier try's change, or AWS's own
+    present = _weights(client, endpoint) or {}
+    if set(present) != set(wanted):
+        raise AirflowFailException(
+            f"the endpoint {endpoint} carries {', '.join(sorted(present)) or 'no variant'}, not {CHAMPION} and {CHALLENGER}: "
+            "its weights can mirror no share"
+        )
+    if all(math.isclose(present[variant], weight, abs_tol=_WEIGHT_TOLERANCE) for variant, weight in wanted.items()):
+        return False
+    desired = [{"VariantName": variant, "DesiredWeight": weight} for variant, weight in wanted.items()]
+    client.update_endpoint_weights_and_capacities(EndpointName=endpoint, DesiredWeightsAndCapacities=desired)
+    waiter.wait(EndpointName=endpoint, WaiterConfig=waiting)
+    return True
+
+
+def _weights(client: Any, endpoint: str) -> dict[str, float] | None:
+    """Variant → its current weight; None while the endpoint is changing. AirflowFailException where it serves nothing."""
+    described = client.describe_endpoint(EndpointName=endpoint)
+    if described["EndpointStatus"] in _CHANGING:
+        return None
+    if described["EndpointStatus"] != "InService":
+        raise AirflowFailException(f"the endpoint {endpoint} is {described['EndpointStatus']}: {described.get('FailureReason')}")
+    return {variant["VariantName"]: variant["CurrentWeight"] for variant in described["ProductionVariants"]}
 
 
 _CHANGING = {"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"}

@@ -132,6 +132,9 @@ async def answer(reader, writer):
             status, extra, reply = 200, "", b""
             if lines[0].startswith("POST"):
                 told = body.decode()
+                await asyncio.sleep(float(os.environ.get("DELAY", "0")))
+                if "BREAKS" in os.environ:
+                    status = 500
                 if told.startswith("slow"):
                     await asyncio.sleep(float(told.split()[1]))
                 if told == "crash":
@@ -345,20 +348,8 @@ class Server:
         self.sagemaker.create_model(ModelName=name, ExecutionRoleArn=ROLE, PrimaryContainer=container)
         return name
 
-    def config(self, name: str, variants: dict[str, tuple[str, float]]) -> str:
-        self.sagemaker.create_endpoint_config(
-            EndpointConfigName=name,
-            ProductionVariants=[
-                {
-                    "VariantName": variant,
-                    "ModelName": model,
-                    "InitialVariantWeight": weight,
-                    "InstanceType": "ml.m5.large",
-                    "InitialInstanceCount": 1,
-                }
-                for variant, (model, weight) in variants.items()
-            ],
-        )
+    def config(self, name: str, variants: dict[str, tuple[str, float]], **more: Any) -> str:
+        self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=variants_of(variants), **more)
         return name
 
     def endpoint(self, name: str, variants: dict[str, tuple[str, float]]) -> dict[str, Any]:
@@ -378,6 +369,12 @@ class Server:
     def invoke(self, name: str, body: bytes = b"hello", **more: Any) -> dict[str, Any]:
         response = self.runtime.invoke_endpoint(EndpointName=name, Body=body, ContentType="text/csv", **more)
         return {**json.loads(response["Body"].read()), "variant": response["InvokedProductionVariant"], "response": response}
+
+
+def variants_of(models: dict[str, tuple[str, float]]) -> list[dict[str, Any]]:
+    """``ProductionVariant`` of each {variant: (model, weight)}."""
+    size = {"InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    return [{"VariantName": name, "ModelName": model, "InitialVariantWeight": weight, **size} for name, (model, weight) in models.items()]
 
 
 def processing_output(name: str, **more: Any) -> dict[str, Any]:

@@ -161,6 +161,7 @@ def test_models_and_endpoints(server: Server) -> None:
     server.model("strict")
     server.config("strict", {"AllTraffic": ("strict", 1)})
     variant = {"VariantName": "v", "ModelName": "strict", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    other = {**variant, "VariantName": "w"}
 
     def model(**container: Any) -> Callable[[], Any]:
         return lambda: sagemaker.create_model(ModelName="other", ExecutionRoleArn=ROLE, PrimaryContainer=container)
@@ -194,7 +195,12 @@ def test_models_and_endpoints(server: Server) -> None:
         (config(variant, variant), "must be unique"),
         (config(serverless), "ServerlessConfig"),
         (config({"VariantName": "v", "ModelName": "strict"}), "InstanceType and InitialInstanceCount are required"),
-        (config(variant, ShadowProductionVariants=[variant]), "does not support ShadowProductionVariants"),
+        (config(variant, ShadowProductionVariants=[variant]), "must be unique"),
+        (config(variant, other, ShadowProductionVariants=[{**variant, "VariantName": "shadow"}]), "can only specify one variant"),
+        (config(variant, ShadowProductionVariants=[other, {**variant, "VariantName": "shadow"}]), "can only specify one variant"),
+        (config(variant, ShadowProductionVariants=[]), "'shadowProductionVariants' failed to satisfy constraint"),
+        (config(variant, ShadowProductionVariants=[{**other, "ModelName": "none"}]), "Could not find model"),
+        (config(variant, ShadowProductionVariants=[{"VariantName": "w", "ModelName": "strict"}]), "InstanceType and InitialInstanceCount"),
         (config(variant, DataCaptureConfig=capture), "'s3://b%/x' is not the address of a place in S3"),
         (lambda: sagemaker.describe_endpoint_config(EndpointConfigName="none"), "Could not find endpoint configuration"),
         (lambda: sagemaker.create_endpoint(EndpointName="other", EndpointConfigName="none"), "Could not find endpoint configuration"),
