@@ -26,7 +26,7 @@ from include.jobs.context import JobContext, JobError, instant
 from include.jobs.curated import download_curated, features_sql, tables_needed
 from include.jobs.feature_engine import feature_engine
 from include.lifecycle.as_of import iso
-from include.lifecycle.domain import LABELS_TABLE, Domain
+from include.lifecycle.domain import LABELS_TABLE, Domain, TrainingWindow
 from include.lifecycle.features import FEATURES, FeatureError, create_views, feature_names, materialise_features, open_database
 from include.lifecycle.labelled import label_events
 from include.lifecycle.portable_sql import PortableSqlError
@@ -38,6 +38,7 @@ _ROWS_AT_ONCE = 250_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as-of", required=True, type=instant, help="ISO 8601 instant; nothing that became known later is used")
+    parser.add_argument("--retraining", action="store_true", help="with the window and the parts of the domain's Rollout.training")
     parser.add_argument("--output", required=True, help="S3 URI of the data set's folder, ending in /")
     parser.add_argument("--memory-limit", help="DuckDB's share of memory, such as 3GB; beyond it, it spills to disk")
 
@@ -48,7 +49,8 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     folder = context.objects.key(options.output)
     domain, as_of = context.domain, options.as_of
     end = as_of - domain.label.maturity
-    start = end - domain.training.window
+    training = (domain.rollout.training if options.retraining else None) or domain.training
+    start = end - training.window
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         sql = features_sql(context)
@@ -60,8 +62,8 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
                     columns = materialise_features(connection, domain, sql, curated.paths, as_of, start.date(), end.date(), engine)
                 create_views(connection, domain, curated.paths, as_of, {LABELS_TABLE})
                 unlabelled = label_events(connection, domain.label, start, end)
-                split = split_by_time(connection, domain.training, end)
-                _check_enough_truth(domain, split, as_of, start, end)
+                split = split_by_time(connection, training, end)
+                _check_enough_truth(domain, training, split, as_of, start, end)
                 for part in PARTS:
                     _write_part(connection, columns, part, directory / f"{part}.parquet")
         except (FeatureError, PortableSqlError) as error:
@@ -86,8 +88,10 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     return {**description, "uri": options.output}
 
 
-def _check_enough_truth(domain: Domain, split: TimeSplit, as_of: datetime, start: datetime, end: datetime) -> None:
-    training, left_out = domain.training, sum(part.left_out for part in split.parts.values())
+def _check_enough_truth(
+    domain: Domain, training: TrainingWindow, split: TimeSplit, as_of: datetime, start: datetime, end: datetime
+) -> None:
+    left_out = sum(part.left_out for part in split.parts.values())
     why = {"in_one_part": "occurs in a later part", "known_fraud_removed": "had a known fraud before"}[training.groups]
     found = f"of the labelled events after {iso(start)} up to {iso(end)} as known at {iso(as_of)}"
     found += f" ({left_out} more left out: their {domain.leakage_group} {why}"

@@ -66,6 +66,7 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
         "metrics": found.evaluation["metrics"],
         "gate": {"passed": found.verdict.passed, "reasons": list(found.verdict.reasons)},
         "champion": found.evaluation["champion"],
+        "review_threshold": found.evaluation["review_threshold"],
         "reports": reports,
     }
 
@@ -118,6 +119,7 @@ def evaluate(domain: Domain, data: DatasetFile, challenger: model_file.Model, ch
         "metrics": _as_json(measured),
         "champion": standing,
         "gate": {"passed": verdict.passed, "reasons": list(verdict.reasons)},
+        "review_threshold": costs.review_threshold(scores, events.amounts, events.days, domain.costs, domain.review),
         "curves": _curves(events, scores, economics),
         "model": asdict(challenger.description),
     }

@@ -10,7 +10,10 @@ first (``--only-land --land all``) and ingest them.
 Captures reach S3 seconds (on AWS: minutes) after the answers; ``--wait-for-captures`` ends the job when they are there, so that what is collected
 next is whole.
 
-A day that went through this endpoint's configuration whole is not sent again, unless its features have changed since, or with ``--again``.
+``--gateway`` sends the same events through a gateway in front of the endpoint instead, which decides who answers.
+
+A day that went through this endpoint's configuration, or through its gateways, whole is not sent again, unless its features have changed since, or
+with ``--again``.
 """
 
 from __future__ import annotations
@@ -20,10 +23,9 @@ import hashlib
 import math
 import re
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -33,18 +35,15 @@ from typing import Any
 import boto3
 import pyarrow as pa
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from botocore.exceptions import ConnectionError as NoConnection
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from include.jobs.context import JobContext, JobError
 from include.jobs.dataset_file import DatasetFile
-from include.jobs.model_archive import open_model
-from include.lifecycle.as_of import Days, iso
+from include.jobs.replay_targets import EndpointTarget, Event, GatewayTarget, LiveEndpoint, MayPass, NewCaptures, Target, read_key
+from include.lifecycle.as_of import Days
 from include.lifecycle.domain import LABELS_TABLE
 from include.lifecycle.names import endpoint_name
-from include.stores.captures import CaptureFile, Captures
 from include.stores.layout import Layout
 from include.stores.objects import ObjectNotFoundError, ObjectStore
 from include.stores.partitions import Partitions
@@ -52,7 +51,8 @@ from include.stores.partitions import Partitions
 _WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds before an event is sent again that the endpoint could not answer."""
 _MOST_CONNECTIONS = 64
-_POLL_SECONDS = 0.5
+_THROUGH_GATEWAYS = "gateway"
+"""In the place of a configuration: gateways stay while configurations come and go."""
 _INFERENCE_ID = re.compile(r"[!-~][ -~]{0,63}")
 
 
@@ -60,46 +60,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoint", help="(default: the domain's)")
     parser.add_argument("--first-day", required=True, type=date.fromisoformat, help="event day, UTC")
     parser.add_argument("--last-day", required=True, type=date.fromisoformat, help="last event day, UTC, included")
+    parser.add_argument("--gateway", metavar="URL", help="send the events through this gateway, as http://127.0.0.1:8090")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="with --gateway: a file with an API key that may score")
+    parser.add_argument(
+        "--missing", action="append", default=[], metavar="FEATURE", help="send events without it (repeatable): a feed that broke"
+    )
     parser.add_argument("--rate", type=float, help="requests a second at most (default: as many as are answered)")
     parser.add_argument("--percentage", type=int, default=100, help="of the events, always the same ones (default: 100)")
     parser.add_argument("--connections", type=int, default=4, help="requests under way at once (default: 4)")
-    parser.add_argument("--wait-for-captures", type=float, default=0.0, metavar="SECONDS", help="how long to wait for them (default: not at all)")
+    parser.add_argument(
+        "--wait-for-captures", type=float, default=0.0, metavar="SECONDS", help="how long to wait for them (default: not at all)"
+    )
     parser.add_argument("--again", action="store_true", help="send days that went through this endpoint before, too")
-    parser.add_argument("--landing", type=Path, help="folder of landing files, <table>/dt=<delivery day>/<file>, to be delivered as days pass")
+    parser.add_argument(
+        "--landing", type=Path, help="folder of landing files, <table>/dt=<delivery day>/<file>, to be delivered as days pass"
+    )
     parser.add_argument("--land", choices=("labels", "all"), default="labels", help="which of them (default: labels)")
     parser.add_argument("--only-land", action="store_true", help="deliver the files of those days, send nothing")
 
 
 def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
-    """Result: {"endpoint", "configuration" (of the endpoint; null with --only-land), "events" (sent), "seconds", "days": [{"day", "events",
-    "seconds"}], "skipped_days" (sent before), "days_without_features", "landed" (URIs of files), "captured" (new lines in S3; null where they were
-    not waited for)}.
+    """Result: {"endpoint", "configuration" (of the endpoint; null with --only-land), "gateway" (its address or null), "events" (sent), "seconds",
+    "days": [{"day", "events", "seconds"}], "skipped_days" (sent before), "days_without_features", "landed" (URIs of files), "captured" (new lines in
+    S3; null where they were not waited for)}.
 
     JobError where the endpoint is not in service, captures nothing of this domain, or refuses an event; where a day's features are not the
     model's; and for arguments that make no sense. What was sent until then stays sent, and is skipped next time."""
     days = _checked(options)
     landing = Landing(context.objects, context.layout, options.landing, _tables(context, options.land)) if options.landing else None
-    result: dict[str, Any] = {"endpoint": None, "configuration": None, "events": 0, "seconds": 0.0, "days": [], "skipped_days": [],
-                              "days_without_features": [], "landed": [], "captured": None}  # fmt: skip
+    result: dict[str, Any] = {
+        "endpoint": None,
+        "configuration": None,
+        "gateway": options.gateway,
+        "events": 0,
+        "seconds": 0.0,
+        "captured": None,
+    }
+    result |= {name: [] for name in ("days", "skipped_days", "days_without_features", "landed")}
     if options.only_land:
         assert landing is not None  # noqa: S101 -- for mypy: _checked refuses it
         return result | {"landed": [uri for day in days for uri in landing.deliver(day)]}
-    runtime_config = Config(max_pool_connections=options.connections, retries={"total_max_attempts": 1}, read_timeout=70)
-    live = LiveEndpoint.find(context, boto3.client("sagemaker"), options.endpoint or endpoint_name(context.domain.name))
-    sender = Sender(boto3.client("sagemaker-runtime", config=runtime_config), live, options.rate, options.connections)
+    name = options.endpoint or endpoint_name(context.domain.name)
+    live = LiveEndpoint.find(context, boto3.client("sagemaker"), name, changing=options.gateway is not None)
+    if unknown := sorted(set(options.missing) - set(live.features)):
+        raise JobError(f"--missing {unknown[0]}: the model of {live.name} has no such feature; it has {', '.join(live.features)}")
+    sender = Sender(_target(options, context, live), options.rate, options.connections)
     captured = NewCaptures(context, live) if options.wait_for_captures else None
     versions = Partitions(context.objects, context.layout.features).versions(days[0], days[-1])
     result |= {"endpoint": live.name, "configuration": live.configuration}
     with progress_of(sum(1 for day in days if day in versions)) as shown:
         for day in days:
-            marker = context.layout.replayed(live.name, live.configuration, day)
+            marker = context.layout.replayed(live.name, _THROUGH_GATEWAYS if options.gateway else live.configuration, day)
             if day not in versions:
                 result["days_without_features"].append(day.isoformat())
             elif not options.again and _was_sent(context.objects, marker, versions[day], options.percentage):
                 result["skipped_days"].append(day.isoformat())
-                shown.say(f"{day}: went through {live.name} before")
+                shown.say(f"{day}: went through {sender.target.name} before")
             else:
-                result["days"].append(_send_day(context, day, sender, options.percentage, shown))
+                result["days"].append(_send_day(context, day, sender, live, options, shown))
                 events = result["days"][-1]["events"]
                 context.objects.put_json(marker, {"features": versions[day], "percentage": options.percentage, "events": events})
             landed = landing.deliver(day) if landing else []
@@ -114,16 +132,27 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     return result
 
 
-def _send_day(context: JobContext, day: date, sender: Sender, percentage: int, shown: _Shown) -> dict[str, Any]:
+def _target(options: argparse.Namespace, context: JobContext, live: LiveEndpoint) -> Target:
+    if options.gateway:
+        return GatewayTarget(options.gateway, context.domain.name, live.features, options.connections, read_key(options.api_key_file))
+    config = Config(max_pool_connections=options.connections, retries={"total_max_attempts": 1}, read_timeout=70)
+    return EndpointTarget(boto3.client("sagemaker-runtime", config=config), live.name)
+
+
+def _send_day(
+    context: JobContext, day: date, sender: Sender, live: LiveEndpoint, options: argparse.Namespace, shown: _Shown
+) -> dict[str, Any]:
     features = Partitions(context.objects, context.layout.features)
     rows = DatasetFile(context.objects.uri(features.key(day)), features.read(day))
-    requests = requests_of(rows, sender.endpoint.features, percentage)
-    shown.begin(day, len(requests))
+    events = events_of(rows, live.features, options.percentage, options.missing)
+    if options.gateway and (bare := [event.event_id for event in events if event.entity_id is None or math.isnan(event.amount)]):
+        raise JobError(f"{rows.source}: {len(bare)} events have no entity or no amount, which a gateway wants to know: {bare[0]}")
+    shown.begin(day, len(events))
     begun = time.monotonic()
-    sender.send(requests, shown.advance)
+    sender.send(events, shown.advance)
     seconds = time.monotonic() - begun
-    shown.say(f"{day}: {len(requests):,} events in {seconds:.1f} s, {len(requests) / max(seconds, 1e-9):,.0f} a second")
-    return {"day": day.isoformat(), "events": len(requests), "seconds": round(seconds, 3)}
+    shown.say(f"{day}: {len(events):,} events in {seconds:.1f} s, {len(events) / max(seconds, 1e-9):,.0f} a second")
+    return {"day": day.isoformat(), "events": len(events), "seconds": round(seconds, 3)}
 
 
 def _checked(options: argparse.Namespace) -> list[date]:
@@ -137,6 +166,8 @@ def _checked(options: argparse.Namespace) -> list[date]:
         raise JobError("--percentage wants 1 to 100")
     if not 1 <= options.connections <= _MOST_CONNECTIONS:
         raise JobError(f"--connections wants 1 to {_MOST_CONNECTIONS}")
+    if options.api_key_file and not options.gateway:
+        raise JobError("--api-key-file is for a --gateway")
     if options.only_land and options.landing is None:
         raise JobError("--only-land wants --landing, the folder of the files")
     if options.landing is not None and not options.landing.is_dir():
@@ -181,87 +212,19 @@ class Landing:
 # ------------------------------------------------------------------------------------------------------------------------- sending
 
 
-@dataclass(frozen=True)
-class LiveEndpoint:
-    """An endpoint in service. ``configuration``: the name under ``captured/``; ``features``: what its variants' models want, in order; ``sampled``:
-    the share of the requests that is captured."""
-
-    name: str
-    configuration: str
-    features: tuple[str, ...]
-    sampled: float = 1.0
-
-    @classmethod
-    def find(cls, context: JobContext, sagemaker: Any, name: str) -> LiveEndpoint:
-        """JobError where it cannot be replayed through."""
-        try:
-            described = sagemaker.describe_endpoint(EndpointName=name)
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "ValidationException":
-                raise
-            raise JobError(f"there is no endpoint {name}: deploy a model of {context.domain.name} first") from error
-        if described["EndpointStatus"] != "InService":
-            why = described.get("FailureReason", "no reason given")
-            raise JobError(f"the endpoint {name} is {described['EndpointStatus']} ({why}), not InService")
-        capture = described.get("DataCaptureConfig", {})
-        root = context.objects.uri(context.layout.captured(""))
-        if not capture.get("EnableCapture") or not capture["DestinationS3Uri"].startswith(root):
-            raise JobError(f"the endpoint {name} captures nothing under {root}: what is replayed through it would be lost. Deploy the model again")
-        configuration = capture["DestinationS3Uri"].removeprefix(root).strip("/")
-        served = Captures(context.objects, context.layout).served_models(configuration)
-        if not served:
-            raise JobError(f"{capture['DestinationS3Uri']}/variants.json is missing: nothing says which model {name} serves. Deploy it again")
-        wanted: dict[tuple[str, ...], str] = {}
-        for number, model in enumerate(sorted({model.model for model in served.values()})):
-            with tempfile.TemporaryDirectory() as folder:
-                wanted[open_model(context.objects, model, Path(folder) / str(number), context.domain).features] = model
-        if len(wanted) > 1:
-            raise JobError(f"the variants of {name} want different features: {', '.join(wanted.values())}; one request cannot serve both")
-        return cls(name, configuration, next(iter(wanted)), capture["CurrentSamplingPercentage"] / 100)
-
-
-class NewCaptures:
-    """Capture files of an endpoint's configuration that were not there yet."""
-
-    def __init__(self, context: JobContext, live: LiveEndpoint) -> None:
-        self._objects, self._captures, self._live = context.objects, Captures(context.objects, context.layout), live
-        self._before = {file.key for file in self._files()}
-        self._lines: dict[str, int] = {}
-
-    def _files(self) -> list[CaptureFile]:
-        return [file for file in self._captures.files() if file.configuration == self._live.configuration]
-
-    def wait(self, requests: int, seconds: float) -> int:
-        """How many lines there are, once there is one for each of ``requests``, or after ``seconds`` (where only a share is captured: always)."""
-        expected = requests if self._live.sampled == 1 else None  # how many a sample has is left to chance
-        deadline = time.monotonic() + seconds
-        while True:
-            for key in {file.key for file in self._files()} - self._before - self._lines.keys():
-                self._lines[key] = self._objects.get(key).count(b"\n")
-            found = sum(self._lines.values())
-            if (expected is not None and found >= expected) or time.monotonic() >= deadline:
-                return found
-            time.sleep(_POLL_SECONDS)
-
-
-def requests_of(rows: DatasetFile, features: tuple[str, ...], percentage: int = 100) -> list[dict[str, Any]]:
-    """InvokeEndpoint's parameters for each event, in the order of time. JobError where a feature is missing or infinite, or an event's id is no
-    inference id."""
+def events_of(rows: DatasetFile, features: tuple[str, ...], percentage: int = 100, missing: Collection[str] = ()) -> list[Event]:
+    """The events in the order of time, without the values of the features ``missing``. JobError where a feature is not there or infinite, or an
+    event's id is no inference id."""
     rows.matrix(features)  # which says what is wrong with them
     if wrong := [event for event in rows.texts("event_id") if not _INFERENCE_ID.fullmatch(event or "")]:
         raise JobError(f"{rows.source}: {len(wrong)} event ids cannot be inference ids, 1 to 64 printable ASCII characters: {wrong[0]!r}")
     ordered = DatasetFile(rows.source, rows.table.sort_by([("event_time", "ascending"), ("event_id", "ascending")]))
-    columns = [ordered.numbers(name).tolist() for name in features]
+    columns = [[math.nan] * ordered.rows if name in missing else ordered.numbers(name).tolist() for name in features]
     times = ordered.table["event_time"].cast(pa.timestamp("us", "UTC")).to_pylist()
+    facts = zip(ordered.texts("event_id"), times, ordered.texts("entity_id"), ordered.numbers("amount").tolist(), *columns, strict=True)
     return [
-        {
-            "InferenceId": event,
-            "CustomAttributes": f"event_time={iso(happened)}",
-            "ContentType": "text/csv",
-            "Accept": "text/csv",
-            "Body": ",".join("" if math.isnan(value) else repr(value) for value in values).encode(),
-        }
-        for event, happened, *values in zip(ordered.texts("event_id"), times, *columns, strict=True)
+        Event(event, happened, entity, amount, tuple(values))
+        for event, happened, entity, amount, *values in facts
         if percentage == 100 or _in_sample(str(event), percentage)
     ]
 
@@ -272,33 +235,32 @@ def _in_sample(event_id: str, percentage: int) -> bool:
 
 @dataclass
 class Sender:
-    """``runtime``: boto3's ``sagemaker-runtime`` client, whose own retries are off. ``rate``: requests a second at most, None: no limit."""
+    """``rate``: requests a second at most, None: no limit."""
 
-    runtime: Any
-    endpoint: LiveEndpoint
+    target: Target
     rate: float | None = None
     connections: int = 4
 
-    def send(self, requests: Sequence[dict[str, Any]], advance: Callable[[], None]) -> None:
+    def send(self, events: Sequence[Event], advance: Callable[[], None]) -> None:
         """Sends them in this order, several under way at once; ``advance`` is called after each answer. JobError for the first that fails."""
         stop, taking = threading.Event(), threading.Lock()
-        waiting = self._paced(requests, stop)
+        waiting = self._paced(events, stop)
         failures: list[Exception] = []
 
         def work() -> None:
             while not stop.is_set():
                 with taking:
-                    request = next(waiting, None)
-                if request is None:
+                    event = next(waiting, None)
+                if event is None:
                     return
                 try:
-                    self._invoke(request, stop)
+                    self._ask(event, stop)
                     advance()
                 except Exception as error:
                     failures.append(error)
                     stop.set()
 
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self.connections, max(len(requests), 1)))]
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self.connections, max(len(events), 1)))]
         for thread in threads:
             thread.start()
         try:
@@ -309,35 +271,23 @@ class Sender:
         if failures:
             raise failures[0]
 
-    def _paced(self, requests: Iterable[dict[str, Any]], stop: threading.Event) -> Iterator[dict[str, Any]]:
+    def _paced(self, events: Iterable[Event], stop: threading.Event) -> Iterator[Event]:
         begun = time.monotonic()
-        for number, request in enumerate(requests):
+        for number, event in enumerate(events):
             if self.rate is not None:
                 stop.wait(max(0.0, begun + number / self.rate - time.monotonic()))
-            yield request
+            yield event
 
-    def _invoke(self, request: dict[str, Any], stop: threading.Event) -> None:
+    def _ask(self, event: Event, stop: threading.Event) -> None:
         for wait in (*_WAITS, None):
             try:
-                self.runtime.invoke_endpoint(EndpointName=self.endpoint.name, **request)["Body"].read()
-                return
-            except (ClientError, HTTPClientError, NoConnection) as error:
-                if wait is None or not _may_pass(error):
-                    what = f"event {request['InferenceId']}: {self.endpoint.name} did not answer: {error}"
-                    raise JobError(what) from error
+                return self.target.ask(event)
+            except MayPass as error:
+                if wait is None:
+                    raise JobError(f"event {event.event_id}: {self.target.name} did not answer: {error}") from error
                 if stop.wait(wait):
-                    return
-            except BotoCoreError as error:  # an id or a time that no request can carry
-                raise JobError(f"event {request['InferenceId']} cannot be sent: {error}") from error
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the same request may be answered a little later."""
-    if not isinstance(error, ClientError):
-        return True
-    details: Any = error.response
-    status = details.get("OriginalStatusCode") or details["ResponseMetadata"]["HTTPStatusCode"]
-    return bool(status >= 500 or status == 429 or "Throttl" in error.response["Error"]["Code"])
+                    return None
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------------------------ progress
@@ -372,6 +322,13 @@ class _RateColumn(TextColumn):
 def progress_of(days: int) -> Iterator[_Shown]:
     """On a terminal a bar for the day under way, with its rate; and, anywhere, a line for each day, beside the result on standard output."""
     console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(), _RateColumn(""), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        _RateColumn(""),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, refresh_per_second=4, disable=not console.is_terminal) as bar:
         yield _Shown(bar, days)

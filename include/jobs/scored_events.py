@@ -1,8 +1,8 @@
 """The events of some days with what their model said of them: what a baseline is made of, and what monitoring looks at.
 
 For each day, the rows that the endpoint scored with this model (``predictions/endpoint/``, as they were asked and answered), where there are
-any; otherwise the day's events of the feature store, scored now. A day on which the model shared its production variant with another, because
-a deployment fell on it, is scored now as well: half a day is no day.
+any; otherwise the day's events of the feature store, scored now. A day on which another model alone answered some events, because a deployment
+fell on it, or it had a share of the traffic, is scored now as well: half a day is no day. That a shadow answered the same events changes nothing.
 
 The feature store is read as it is now: of a day long past it holds the events and corrections that came late, too. Labels are those of the as-of.
 """
@@ -107,16 +107,20 @@ class ScoredEventsReader:
         return ScoredEvents(DatasetFile(f"events of {first} to {last}", whole), sources)
 
     def _asked(self, day: date) -> pa.Table | None:
-        """What the endpoint was asked and answered for the model that day; None where it was not the only one in its production variant."""
+        """What the endpoint was asked and answered for the model that day, an event once; None where another model answered events that it did
+        not."""
         rows = self._endpoint.read(day)
         if rows is None:
             return None
-        ours = rows.filter(pc.equal(rows["model_package"], self._model_package))
-        variants = set(ours["variant"].to_pylist())
-        same_variant = rows.filter(pc.is_in(rows["variant"], pa.array(sorted(variants), pa.string())))
-        if not len(ours) or len(same_variant) != len(ours):
+        is_ours = pc.equal(rows["model_package"], self._model_package)
+        ours, others = rows.filter(is_ours), rows.filter(pc.invert(is_ours))
+        if not len(ours) or not pc.all(pc.is_in(others["event_id"], ours["event_id"].combine_chunks()), min_count=0).as_py():
             return None
-        return ours
+        if pc.count_distinct(ours["event_id"]).as_py() == len(ours):
+            return ours
+        ours = ours.sort_by([("inference_time", "ascending"), ("capture_id", "ascending")])  # in both slots, before its promotion and after
+        _, first = np.unique(ours["event_id"].to_numpy(zero_copy_only=False).astype(np.str_), return_index=True)
+        return ours.take(pa.array(first))
 
     def _with_facts(self, asked: pa.Table, facts: pa.Table | None) -> pa.Table:
         """The endpoint's rows, with what the feature store knows of their events beside the features."""

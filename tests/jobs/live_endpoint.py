@@ -22,17 +22,20 @@ from include.stores.objects import ObjectStore
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "000000000000.dkr.ecr.us-east-1.amazonaws.com/jobs:1"
-PACKAGE = "arn:aws:sagemaker:us-east-1:000000000000:model-package/auto-claims/1"
+_PACKAGE = "arn:aws:sagemaker:eu-west-1:000000000000:model-package/auto-claims"
+PACKAGES = {"champion": f"{_PACKAGE}/1", "challenger": f"{_PACKAGE}/2"}
+PACKAGE = PACKAGES["champion"]
 CONFIGURATION = "served-1"
 
 
 @dataclass
 class LiveEndpoint:
-    """``name``: of the endpoint. ``url``: of the local SageMaker."""
+    """``name``: of the endpoint. ``url``, ``process``: of the local SageMaker."""
 
     objects: ObjectStore
     name: str
     url: str
+    process: subprocess.Popen[bytes]
 
     def client(self, service: str) -> Any:
         return boto3.client(service, endpoint_url=self.url)  # type: ignore[call-overload]
@@ -50,9 +53,10 @@ class LiveEndpoint:
 
 @contextmanager
 def live_endpoint(
-    objects: ObjectStore, folder: Path, name: str = "auto-claims-endpoint", capture_percentage: int = 100
+    objects: ObjectStore, folder: Path, name: str = "auto-claims-endpoint", capture_percentage: int = 100, challenger: str = ""
 ) -> Iterator[LiveEndpoint]:
-    """Until the end of the block. ``objects``: as ``scored_claims.prepare`` leaves them."""
+    """Until the end of the block. ``objects``: as ``scored_claims.prepare`` leaves them. ``challenger``: key of a second model, to be served in the
+    champion's shadow, from a package that nobody has approved."""
     images = folder / "images.json"
     images.write_text(json.dumps({IMAGE: {"command": [sys.executable, "-m", "include.jobs"], "working_directory": str(ROOT)}}))
     state = folder / "sagemaker"
@@ -64,27 +68,56 @@ def live_endpoint(
         while not (state / "server.json").exists():
             assert process.poll() is None, (folder / "server.log").read_text()
             time.sleep(0.05)
-        live = LiveEndpoint(objects, name, json.loads((state / "server.json").read_text())["url"])
-        _deploy(live, capture_percentage)
+        live = LiveEndpoint(objects, name, json.loads((state / "server.json").read_text())["url"], process)
+        _deploy(live, capture_percentage, {"champion": MODEL_KEY, **({"challenger": challenger} if challenger else {})})
         yield live
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _deploy(live: LiveEndpoint, capture_percentage: int) -> None:
+def _deploy(live: LiveEndpoint, capture_percentage: int, models: dict[str, str]) -> None:
+    sagemaker = live.client("sagemaker")
+    sagemaker.create_model_package_group(ModelPackageGroupName="auto-claims")
+    for slot, key in models.items():
+        container = {"Image": IMAGE, "ModelDataUrl": live.objects.uri(key)}
+        package = sagemaker.create_model_package(
+            ModelPackageGroupName="auto-claims",
+            ModelApprovalStatus="Approved" if slot == "champion" else "PendingManualApproval",
+            InferenceSpecification={
+                "Containers": [container],
+                "SupportedContentTypes": ["text/csv"],
+                "SupportedResponseMIMETypes": ["text/csv"],
+            },
+        )["ModelPackageArn"]
+        assert package == PACKAGES[slot], package
+        container = {"ModelPackageName": package} if slot == "champion" else container
+        sagemaker.create_model(ModelName=slot, ExecutionRoleArn="arn:aws:iam::000000000000:role/jobs", Containers=[container])
+    slots = {"ProductionVariants": ["champion"], "ShadowProductionVariants": [slot for slot in models if slot != "champion"]}
+    bring_to(live, CONFIGURATION, slots, models, capture_percentage)
+
+
+def bring_to(
+    live: LiveEndpoint, configuration: str, slots: dict[str, list[str]], models: dict[str, str], capture_percentage: int = 100
+) -> None:
+    """Creates or updates the endpoint with a new configuration, and waits. ``slots``: of each kind of variants, those that it has; ``models``: slot →
+    key of its model."""
     objects, sagemaker = live.objects, live.client("sagemaker")
-    put_served_models(objects, LAYOUT.captured(CONFIGURATION), {"champion": ServedModel(PACKAGE, objects.uri(MODEL_KEY))})
-    container = {"Image": IMAGE, "ModelDataUrl": objects.uri(MODEL_KEY)}
-    sagemaker.create_model(ModelName="m", ExecutionRoleArn="arn:aws:iam::000000000000:role/jobs", PrimaryContainer=container)
-    variant = {"VariantName": "champion", "ModelName": "m", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    served = {slot: ServedModel(PACKAGES[slot], objects.uri(models[slot])) for kind in slots.values() for slot in kind}
+    put_served_models(objects, LAYOUT.captured(configuration), served)
+    variants = {
+        kind: [{"VariantName": slot, "ModelName": slot, "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"} for slot in names]
+        for kind, names in slots.items()
+        if names
+    }
     capture = {
         "EnableCapture": True,
         "InitialSamplingPercentage": capture_percentage,
-        "DestinationS3Uri": objects.uri(LAYOUT.captured(CONFIGURATION)),
+        "DestinationS3Uri": objects.uri(LAYOUT.captured(configuration)),
         "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
         "CaptureContentTypeHeader": {"CsvContentTypes": ["text/csv"], "JsonContentTypes": ["application/json"]},
     }
-    sagemaker.create_endpoint_config(EndpointConfigName="c", ProductionVariants=[variant], DataCaptureConfig=capture)
-    sagemaker.create_endpoint(EndpointName=live.name, EndpointConfigName="c")
+    sagemaker.create_endpoint_config(EndpointConfigName=configuration, DataCaptureConfig=capture, **variants)
+    change = sagemaker.update_endpoint if sagemaker.list_endpoints(NameContains=live.name)["Endpoints"] else sagemaker.create_endpoint
+    change(EndpointName=live.name, EndpointConfigName=configuration)
     sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=live.name, WaiterConfig={"Delay": 1, "MaxAttempts": 60})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from include import domains
 from include.jobs import model_archive, replay
 from include.jobs.context import JobError
 from include.jobs.dataset_file import DatasetFile
+from include.jobs.replay_targets import EndpointTarget, Event
 from include.stores.objects import ObjectStore
 from include.stores.partitions import Partitions
 
@@ -86,6 +88,16 @@ def test_days_go_through_the_endpoint_and_become_predictions(
     assert {key: after[key] for key in before if "/endpoint/" in key} == {key: before[key] for key in before if "/endpoint/" in key}
 
 
+def test_a_feature_that_broke_is_missing_from_every_request(live: LiveEndpoint) -> None:
+    objects = live.objects
+    assert sent(objects, "--missing", "injury_claim", "--missing", "vehicle_claim", "--wait-for-captures", "30", last=FIRST)["events"] > 0
+    run("collect_predictions", objects)
+    found = Partitions(objects, LAYOUT.endpoint_predictions).read(FIRST)
+    assert found is not None
+    assert found["injury_claim"].null_count == found["vehicle_claim"].null_count == len(found)
+    assert found["claim_to_premium"].null_count < len(found)
+
+
 def test_labels_are_delivered_as_days_pass_and_all_files_when_asked(live: LiveEndpoint, tmp_path: Path) -> None:
     objects, folder = live.objects, tmp_path / "landing"
     for table in ("claims", "customers", "labels"):
@@ -141,6 +153,10 @@ def test_what_cannot_be_replayed_says_why(live: LiveEndpoint) -> None:
     refused("--percentage wants", "--percentage", "101")
     refused("--connections wants", "--connections", "0")
     refused("--only-land wants --landing", "--only-land")
+    refused("--api-key-file is for a --gateway", "--api-key-file", "key")
+    refused("--missing no_such: the model of auto-claims-endpoint has no such feature; it has ", "--missing", "no_such")
+    refused("is no address: http", "--gateway", "ftp://here")
+    refused("--api-key-file /no/such/file cannot be read", "--gateway", "http://127.0.0.1:1", "--api-key-file", "/no/such/file")
     refused("is not a folder", "--landing", "/no/such/folder")
     with pytest.raises(JobError, match="lies before the first"):
         sent(objects, first=LAST, last=FIRST)
@@ -157,7 +173,7 @@ def test_what_cannot_be_replayed_says_why(live: LiveEndpoint) -> None:
     objects.delete(f"{LAYOUT.captured(CONFIGURATION)}/variants.json")
     refused(r"variants\.json is missing")
 
-    variant = {"VariantName": "champion", "ModelName": "m", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    variant = {"VariantName": "champion", "ModelName": "champion", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
     sagemaker.create_endpoint_config(EndpointConfigName="silent", ProductionVariants=[variant])
     sagemaker.create_endpoint(EndpointName="silent", EndpointConfigName="silent")
     refused("is Creating", "--endpoint", "silent")
@@ -186,13 +202,13 @@ def error(code: str, status: int, original: int | None = None) -> ClientError:
 
 def test_what_may_pass_is_tried_again_and_what_will_not_ends_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "_WAITS", (0.0, 0.0))
-    endpoint = replay.LiveEndpoint("e", "c", ())
-    requests = [{"InferenceId": f"E{number}"} for number in range(3)]
+    moment = datetime(2026, 4, 1, tzinfo=UTC)
+    events = [Event(f"E{number}", moment, None, 1.0, (0.5, math.nan)) for number in range(3)]
 
     def asked(*answers: Exception) -> list[str]:
         runtime = Flaky(*answers)
         count: list[int] = []
-        replay.Sender(runtime, endpoint, connections=1).send(requests, lambda: count.append(1))
+        replay.Sender(EndpointTarget(runtime, "e"), connections=1).send(events, lambda: count.append(1))
         assert len(count) == 3
         return runtime.asked
 
@@ -202,5 +218,5 @@ def test_what_may_pass_is_tried_again_and_what_will_not_ends_the_replay(monkeypa
     for answers in ([error("ModelError", 424, 400)], [error("ValidationError", 400)], [error("ServiceUnavailable", 503)] * 3):
         runtime = Flaky(*answers)
         with pytest.raises(JobError, match=r"event E0: e did not answer: .*why"):
-            replay.Sender(runtime, endpoint, connections=1).send(requests, lambda: None)
+            replay.Sender(EndpointTarget(runtime, "e"), connections=1).send(events, lambda: None)
         assert runtime.asked == ["E0"] * len(answers)
