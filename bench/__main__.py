@@ -23,6 +23,9 @@ BENCHES = (
     "drift_speed",
     "false_alarms",
     "drift_power",
+    "gateway",
+    "bandit",
+    "rollout",
 )
 
 

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "include/domains": {"include.domains", "include.lifecycle"},
     "include/stores": {"include.stores", "include.lifecycle"},
     "include/jobs": {"include.jobs", "include.stores", "include.domains", "include.lifecycle", "include.code_version"},
+    "include/gateway": {"include.gateway", "include.stores", "include.domains", "include.lifecycle"},
     "include/local_sagemaker": {"include.local_sagemaker"},
     "plugins": {
         "sagemaker_lifecycle",
@@ -36,6 +37,7 @@ NEVER_IMPORTS = {
     "include/domains": {"airflow", "boto3", "botocore", "sagemaker"},
     "include/stores": {"airflow"},
     "include/jobs": {"airflow"},
+    "include/gateway": {"airflow", "sagemaker"},
     "include/local_sagemaker": {"airflow", "sagemaker"},
 }
 OURS = ("include", "plugins", "dags", "sagemaker_lifecycle", "bench", "tests")
@@ -82,7 +84,7 @@ def test_the_jobs_image_has_what_its_code_imports() -> None:
     """The image of docker-compose's jobs and local SageMaker installs requirements-jobs.txt alone, and the tests run with more. Only the image
     with Spark has PySpark, and code that finds it absent says so."""
     locked = {line.split("==")[0].lower() for line in (ROOT / "requirements-jobs.txt").read_text().splitlines() if "==" in line}
-    folders = ("jobs", "lifecycle", "stores", "domains", "local_sagemaker")
+    folders = ("jobs", "lifecycle", "stores", "domains", "gateway", "local_sagemaker")
     imported = {
         module.split(".")[0] for folder in folders for path in (ROOT / "include" / folder).rglob("*.py") for module in imported_modules(path)
     }

@@ -22,6 +22,8 @@ def test_it_runs_every_bench_and_leaves_out_what_wants_absent_data(
         "peers",
         "reference",
         "report",
+        "rollout_peers",
+        "rollout_world",
     }
     ran: list[list[str]] = []
 

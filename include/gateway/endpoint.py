@@ -1,0 +1,152 @@
+"""InvokeEndpoint without blocking: aiohttp's kept connections, botocore's signature (SigV4) and credentials.
+
+boto3 in threads takes three to four times the processor time, and a thread for each request under way (``bench/gateway.py`` measures both).
+What botocore does besides is done here in the open: the signature, the errors' names, and one thing it cannot do, a time limit for the whole request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import aiohttp
+import botocore.session
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import ReadOnlyCredentials
+from botocore.httpsession import get_cert_path
+
+_SERVICE = "sagemaker"
+_SHOWN = 300
+
+
+class InvocationError(Exception):
+    """An endpoint's variant did not give a score. ``kind``: "no_variant": the endpoint has none of that name; "refused": the request's fault, it
+    would fail again; "unavailable": anything else, the time limit among them."""
+
+    def __init__(self, message: str, kind: Literal["no_variant", "refused", "unavailable"] = "unavailable") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """``variant``: the production variant that answered. ``reasons``: as ``include.lifecycle.explain.Reason.as_json``."""
+
+    score: float
+    reasons: list[dict[str, Any]]
+    variant: str
+    milliseconds: float
+
+
+class Endpoints:
+    """Invokes endpoints of the account and region of the environment's credentials, without a proxy. To be used in one event loop."""
+
+    def __init__(self) -> None:
+        session = botocore.session.get_session()
+        client = session.create_client("sagemaker-runtime")  # finds out the region and the URL, as boto3 would
+        self._url: str = client.meta.endpoint_url.rstrip("/")
+        self._region: str = client.meta.region_name
+        self._session = session
+        self._credentials: ReadOnlyCredentials | None = None
+        trusted = ssl.create_default_context(cafile=session.get_config_variable("ca_bundle") or get_cert_path(True))
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ssl=trusted)
+        self._http = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept-Encoding"),
+        )
+
+    def refresh_credentials(self) -> None:
+        """Takes the session's credentials, renewed where they are about to expire. Blocks, so it belongs in no request's path. BotoCoreError where
+        they cannot be renewed: then those there are count on."""
+        if (credentials := self._session.get_credentials()) is not None:
+            self._credentials = credentials.get_frozen_credentials()
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def invoke(
+        self,
+        endpoint: str,
+        variant: str | None,
+        inference_id: str,
+        event_time: str,
+        row: Sequence[float | None],
+        reasons: int | None,
+        seconds: float,
+    ) -> Invocation:
+        """The score of one event. ``variant`` None: the endpoint chooses. ``seconds``: how long it may take. InvocationError says why there is none.
+
+        A connection that the other side had closed meanwhile is no answer of the model, and the request is sent once more."""
+        attributes = f"event_time={event_time}" + (f";reasons={reasons}" if reasons else "")
+        headers = {
+            "Content-Type": "text/csv",
+            "Accept": "application/json" if reasons else "text/csv",
+            "X-Amzn-SageMaker-Custom-Attributes": attributes,
+            "X-Amzn-SageMaker-Inference-Id": inference_id,
+        }
+        if variant is not None:
+            headers["X-Amzn-SageMaker-Target-Variant"] = variant
+        body = ",".join("" if value is None else repr(value) for value in row).encode()
+        begun = time.perf_counter()
+        try:
+            async with asyncio.timeout(seconds):
+                try:
+                    status, answered, content = await self._post(endpoint, headers, body)
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                    status, answered, content = await self._post(endpoint, headers, body)
+        except TimeoutError as error:
+            raise InvocationError(f"{endpoint}: no answer of {variant or 'the endpoint'} within {seconds:g} s") from error
+        except aiohttp.ClientError as error:
+            raise InvocationError(f"{endpoint} cannot be reached: {error}") from error
+        if status != 200:
+            raise _refusal(endpoint, status, answered, content)
+        score, why = _read(endpoint, content, with_reasons=bool(reasons))
+        return Invocation(score, why, answered.get("x-amzn-invoked-production-variant", ""), (time.perf_counter() - begun) * 1000)
+
+    async def _post(self, endpoint: str, headers: dict[str, str], body: bytes) -> tuple[int, Any, bytes]:
+        url = f"{self._url}/endpoints/{endpoint}/invocations"
+        if self._credentials is None:
+            raise InvocationError("there are no AWS credentials in the environment")
+        request = AWSRequest("POST", url, headers, body)
+        SigV4Auth(self._credentials, _SERVICE, self._region).add_auth(request)
+        async with self._http.post(url, data=body, headers=dict(request.headers.items()), allow_redirects=False) as response:
+            return response.status, response.headers, await response.read()
+
+
+def _read(endpoint: str, content: bytes, with_reasons: bool) -> tuple[float, list[dict[str, Any]]]:
+    try:
+        if with_reasons:
+            [prediction] = json.loads(content)["predictions"]
+            score, why = float(prediction["score"]), list(prediction["reasons"])
+        else:
+            score, why = float(content), []
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvocationError(f"{endpoint}: the answer is no score: {content[:_SHOWN]!r}") from error
+    if not math.isfinite(score):
+        raise InvocationError(f"{endpoint}: the score is {score}")
+    return score, why
+
+
+def _refusal(endpoint: str, status: int, headers: Any, content: bytes) -> InvocationError:
+    code = headers.get("x-amzn-errortype", "").partition(":")[0]
+    try:
+        told = json.loads(content)
+        message = str(told.get("OriginalMessage") or told.get("Message") or told.get("message") or told)
+    except (ValueError, AttributeError):
+        told, message = {}, content.decode(errors="replace")
+    text = f"{endpoint} answered {status} {code}: {message[:_SHOWN]}"
+    if code == "ValidationError" and message.startswith("Variant "):
+        return InvocationError(text, "no_variant")
+    original = told.get("OriginalStatusCode", 0)
+    if code == "ModelError" and 400 <= original < 500 and original not in (408, 429):
+        return InvocationError(text, "refused")
+    return InvocationError(text)

@@ -1,0 +1,152 @@
+"""Who may ask what, how often, and how much."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from gateway_lab import DOMAIN, ROOT, Cloud, Gateway, request, wait_until
+
+from include.gateway.keys import Keys, KeysError, TokenBucket, add_key
+
+
+def test_keys_are_kept_as_hashes(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    first, second = add_key(path, "scoring"), add_key(path, "risk.desk@bank", ("read", "command"))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert first not in path.read_text()
+    assert len(first) >= 43
+    keys = Keys.read(path)
+    found = [keys.caller(key) for key in (first, second, "", first[:-1], "é")]
+    assert [each and each.name for each in found] == ["scoring", "risk.desk@bank", None, None, None]
+    assert found[1] is not None
+    assert found[1].rights == {"read", "command"}
+    with pytest.raises(KeysError, match="has a key of scoring already"):
+        add_key(path, "scoring")
+    with pytest.raises(KeysError, match="is no name"):
+        add_key(path, "a b")
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "error"),
+    [
+        (None, 0o600, "No such file"),
+        ("", 0o600, "holds no key"),
+        ("# nobody\n\n", 0o600, "holds no key"),
+        ("a: 12\n", 0o600, "line 1 is not"),
+        (f"a: {'0' * 64}\nb {'0' * 64}\n", 0o600, "line 2 is not"),
+        (f"a: {'0' * 64} fly\n", 0o600, "no right is called 'fly'"),
+        (f"a: {'0' * 64}\n", 0o640, "chmod 600"),
+        (f"a: {'0' * 64}\n", 0o602, "chmod 600"),
+        ("ä: x\n", 0o600, "ascii"),
+    ],
+)
+def test_a_file_of_keys_that_cannot_be_used_says_why(tmp_path: Path, text: str | None, mode: int, error: str) -> None:
+    path = tmp_path / "keys"
+    if text is not None:
+        path.write_text(text)
+        path.chmod(mode)
+    with pytest.raises(KeysError, match=error):
+        Keys.read(path)
+
+
+def test_a_bucket_fills_again() -> None:
+    bucket = TokenBucket(2.0)
+    assert [bucket.wait("a", 0.0) for _ in range(3)] == [0.0, 0.0, 0.5]
+    assert bucket.wait("b", 0.0) == 0.0
+    assert bucket.wait("a", 0.25) == pytest.approx(0.25)
+    assert bucket.wait("a", 0.5) == 0.0
+    assert [bucket.wait("a", 100.0) for _ in range(3)] == [0.0, 0.0, 0.5]  # never more than a second's
+    slow = TokenBucket(0.5)
+    assert [slow.wait("a", at) for at in (0.0, 1.0, 2.0)] == [0.0, 1.0, 0.0]
+
+
+def made(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "include.gateway", *arguments], cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_what_it_does_not_start_with(tmp_path: Path) -> None:
+    needed = ["--store", f"sqlite://{tmp_path}/e.db", "--bucket", "b", "--state", str(tmp_path / "state"), "--port", "0"]
+    for more, error in (
+        (["--host", "0.0.0.0"], "is no loopback address"),  # noqa: S104 -- it must refuse
+        (["--keys", str(tmp_path / "none")], "No such file"),
+        (["--domains", "nobody"], "no domain 'nobody'"),
+        (["--rate", "0"], "want numbers above 0"),
+        (["--store", "http://x"], "is no experiment store"),
+    ):
+        refused = made([*needed, *more])
+        assert refused.returncode == 2
+        assert error in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def test_keys_rights_and_limits_of_a_running_gateway(gateway: Gateway, cloud: Cloud, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    scoring = made(["key", "scoring", "--keys", str(keys), "--may", "score", "outcomes"]).stdout.strip()
+    desk = made(["key", "desk", "--keys", str(keys)]).stdout.strip()
+    gateway.close()
+    gateway.options = ("--keys", str(keys), "--rate", "20")
+    gateway.start()
+    score, commands = "/v1/score", f"/v1/experiments/{DOMAIN}/commands"
+    assert gateway.post(score, request("1")).status_code == 401
+    assert gateway.post(score, request("1")).headers["www-authenticate"] == "Bearer"
+    assert gateway.post(score, request("1"), **{"X-API-Key": scoring + "x"}).status_code == 401
+    assert gateway.post(score, request("1"), **{"X-API-Key": scoring}).status_code == 200
+    assert gateway.post(score, request("2"), Authorization=f"Bearer {scoring}").status_code == 200
+    lacking = gateway.post(commands, {"action": "stop", "why": "x"}, **{"X-API-Key": scoring})
+    assert (lacking.status_code, lacking.json()["error"]) == (403, "the key of scoring may not do this: it lacks the right 'command'")
+    assert gateway.get(f"/v1/experiments/{DOMAIN}", **{"X-API-Key": scoring}).status_code == 403
+    assert gateway.get("/metrics").status_code == 401
+    assert gateway.get("/healthz").status_code == 200
+    gateway.rolled_out("ramp", 0.1)
+    assert gateway.post(commands, {"action": "stop", "why": "x"}, **{"X-API-Key": desk}).json()["who"] == "desk"
+
+    time.sleep(1.1)
+    with httpx.Client(base_url=gateway.url, headers={"X-API-Key": scoring}) as client:
+        found = [client.post(score, json=request(str(number))).status_code for number in range(100)]
+        assert found.count(429) > 20
+        assert found.count(200) >= 20
+        refused = next(each for each in iter(lambda: client.post(score, json=request("1")), None) if each.status_code == 429)
+        assert refused.headers["retry-after"] == "1"
+        assert "more often than 20 times a second" in refused.json()["error"]
+        time.sleep(1.1)
+        large = client.post(score, content=b" " * (256 * 1024 + 1), headers={"Content-Type": "application/json"})
+        assert (large.status_code, "larger than 262144 bytes" in large.json()["error"]) == (413, True)
+        chunked = client.post(score, content=iter([b" " * 100_000] * 4), headers={"Content-Type": "application/json"})
+        assert chunked.status_code == 413
+        assert client.post("/v1/outcomes", content=b" " * 900_000, headers={"Content-Type": "application/json"}).status_code == 422
+        assert client.post(score, content=b"{}", headers={"Content-Type": "text/plain"}).status_code == 415
+
+    keys.write_text("".join(line for line in keys.read_text().splitlines(keepends=True) if not line.startswith("scoring")))
+    wait_until(
+        lambda: gateway.post(score, request("3"), **{"X-API-Key": scoring}).status_code == 401, "a key that is taken out is out of use"
+    )
+    keys.write_text("nonsense\n")
+    time.sleep(0.6)
+    assert gateway.get("/metrics", **{"X-API-Key": desk}).status_code == 200  # a spoiled file shuts nobody out, or in
+    assert scoring not in gateway.log
+    assert desk not in gateway.log
+
+
+def test_a_page_in_a_browser_of_this_machine_cannot_command(gateway: Gateway) -> None:
+    def status(host: str, kind: str = "application/json") -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port)
+        connection.request(
+            "POST", f"/v1/experiments/{DOMAIN}/commands", b'{"action": "stop", "why": "x"}', {"Host": host, "Content-Type": kind}
+        )
+        return connection.getresponse().status
+
+    assert status(f"127.0.0.1:{gateway.port}") == 404  # there is no rollout
+    assert status("localhost") == 404
+    assert status(f"rebound.example:{gateway.port}") == 403
+    assert status("127.0.0.1.rebound.example") == 403
+    assert status(f"127.0.0.1:{gateway.port}", "text/plain") == 415
