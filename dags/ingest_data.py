@@ -11,7 +11,9 @@ files and the days of an outage are made up for: taking a file again changes not
    A corrected row is appended with the time it became known; nothing is overwritten. *Report*, under the task's Details, opens the Data Docs;
 3. **report_quality**: tells people when files were refused or many rows quarantined;
 4. **choose_feature_days**, **build_features**: features of the days that a changed event or label can reach, those left over from runs that
-   failed too, checked before they are written.
+   failed too, checked before they are written;
+5. **move_watermark**: `watermark.json` now says that deliveries up to the end of the run's last day are in. Rollouts live in this time: they look
+   again when it moves.
 
 Files land as CSV (UTF-8, header) or Parquet. Every task may be cleared, killed or run again: the same files give the same bytes.
 
@@ -31,7 +33,7 @@ from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, t
 from airflow.sdk.exceptions import AirflowSkipException
 from sagemaker_lifecycle.defaults import Tag, dag_settings
 from sagemaker_lifecycle.jobs import DomainProcessingOperator
-from sagemaker_lifecycle.tasks import list_landing, tell_of_quarantine
+from sagemaker_lifecycle.tasks import list_landing, move_watermark_to, tell_of_quarantine
 
 from include import assets
 from include.domains import catalogue
@@ -106,8 +108,13 @@ def ingest_data(domain: Domain) -> None:
             tells=("first_day", "last_day", "as_of"),
         )
 
+        @task(trigger_rule="none_failed_min_one_success")
+        def move_watermark(as_of: str) -> None:
+            move_watermark_to(domain, as_of)
+
         report_quality(ingest.output)
         days >> build_features
+        [ingest, build_features] >> move_watermark(landed["as_of"])
 
     build()
 

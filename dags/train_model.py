@@ -34,9 +34,9 @@ from datetime import timedelta
 from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 from sagemaker_lifecycle.defaults import Tag, alert, as_of_param, dag_settings
-from sagemaker_lifecycle.jobs import DomainProcessingOperator, DomainTrainingOperator
-from sagemaker_lifecycle.registry import AskForApprovalOperator, RegisterModelOperator, SetApprovalOperator
+from sagemaker_lifecycle.registry import AskForApprovalOperator, SetApprovalOperator
 from sagemaker_lifecycle.tasks import approval_route, kept_for_the_run, resolve_run
+from sagemaker_lifecycle.training import train_and_register
 
 from include import assets
 from include.domains import catalogue
@@ -70,38 +70,7 @@ def train_model(domain: Domain) -> None:
 
         run = resolve_as_of()
 
-        build_dataset = DomainProcessingOperator(
-            task_id="build_dataset", domain=domain.name, job="build-dataset", arguments={"as-of": run["as_of"]}, writes_to="datasets"
-        )
-        train = DomainTrainingOperator(task_id="train", domain=domain.name, dataset=build_dataset.output["uri"], as_of=run["as_of"])
-        evaluate = DomainProcessingOperator(
-            task_id="evaluate",
-            domain=domain.name,
-            job="evaluate",
-            arguments={
-                "dataset": build_dataset.output["uri"],
-                "model": train.output["model"],
-                "champion": "{{ (ti.xcom_pull(task_ids='resolve_as_of', key='champion') or {}).get('model', '') }}",
-            },
-            writes_to="evaluate",
-            report="reports.report",
-        )
-        baseline = DomainProcessingOperator(
-            task_id="baseline",
-            domain=domain.name,
-            job="baseline",
-            arguments={"model": train.output["model"], "as-of": run["as_of"]},
-            writes_to="baseline",
-        )
-        register = RegisterModelOperator(
-            task_id="register",
-            domain=domain.name,
-            run=run,
-            dataset=build_dataset.output,
-            training=train.output,
-            evaluation=evaluate.output,
-            baseline=baseline.output,
-        )
+        trained = train_and_register(domain, run)
 
         @task(outlets=[assets.history_model(domain.name)])
         def announce_history_model(history: bool, as_of: str, model_package: str) -> None:
@@ -110,7 +79,7 @@ def train_model(domain: Domain) -> None:
             extra = {"as_of": as_of, "model_package": model_package}
             get_current_context()["outlet_events"][assets.history_model(domain.name)].extra = extra
 
-        announce_history_model(run["history"], run["as_of"], register.output["model_package"])
+        announce_history_model(run["history"], run["as_of"], trained.registered["model_package"])
 
         @task.branch
         def choose_approval(history: bool, gate_passed: bool) -> str | None:
@@ -143,9 +112,9 @@ def train_model(domain: Domain) -> None:
                 )
             ],
         )
-        route = choose_approval(run["history"], register.output["gate_passed"])
+        route = choose_approval(run["history"], trained.registered["gate_passed"])
         decided = {
-            "model_package": register.output["model_package"],
+            "model_package": trained.registered["model_package"],
             "route": "{{ ti.xcom_pull(task_ids='choose_approval', key='route') }}",
             "decision": "{{ ti.xcom_pull(task_ids='ask_for_approval', key='decision') or '' }}",
         }

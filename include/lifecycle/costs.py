@@ -39,6 +39,16 @@ def reviewed_for_benefit(
     return reviewed_share(np.where(benefit > 0, benefit, -np.inf), days, capacity, weights)
 
 
+def review_threshold(scores: ArrayLike, amounts: ArrayLike, days: ArrayLike, costs: Costs, capacity: ReviewCapacity) -> float:
+    """The expected benefit above which an event is reviewed when it has to be decided at once, before the day's others are known: 0, or as much as
+    keeps the reviews of these events within their days' capacity on average. Money."""
+    benefit = expected_benefit(scores, amounts, costs)
+    within = capacity.per_day * np.unique(np.asarray(days)).size if capacity.per_day is not None else (capacity.share or 0) * benefit.size
+    if (benefit > 0).sum() <= within:
+        return 0.0
+    return float(-np.partition(-benefit, int(within))[int(within)])  # the first that the capacity does not reach; above it are as many as it does
+
+
 def expected_cost(
     labels: ArrayLike, amounts: ArrayLike, reviewed: ArrayLike, costs: Costs, weights: ArrayLike | None = None
 ) -> FloatArray:

@@ -5,6 +5,9 @@ An alarm (``<domain>/monitoring/alarms/<as-of day>-<id>.json``)::
     {"id", "domain", "source": "monitor_model" | "cloudwatch", "as_of", "kinds": [finding kinds], "since": day | null, "says": sentence,
      "model_package", "report": URI | null, "evidence": {…}}
 
+An alarm that a retraining has taken up, or that was dropped, is handled (``<domain>/monitoring/handled/<id>.json``): {"alarm": id, "by": the run,
+"outcome": sentence}. The alarm itself is never changed.
+
 The asset event of an alarm only rings the bell: events coalesce, and a paused DAG gets none. Whoever acts on alarms reads them here.
 """
 
@@ -37,6 +40,15 @@ class Alarms:
         """In the order of their as-ofs."""
         found = [self._objects.get_json(info.key) for info in self._objects.list(self._layout.alarm())]
         return sorted(found, key=lambda alarm: (alarm["as_of"], alarm["id"]))
+
+    def open(self) -> list[dict[str, Any]]:
+        """Those that nobody has handled, in the order of their as-ofs."""
+        handled = {info.key.rpartition("/")[2].removesuffix(".json") for info in self._objects.list(self._layout.handled_alarm())}
+        return [alarm for alarm in self.all() if alarm["id"] not in handled]
+
+    def handle(self, identity: str, by: str, outcome: str) -> None:
+        """Notes what became of an alarm; the last word counts."""
+        self._objects.put_json(self._layout.handled_alarm(f"{identity}.json"), {"alarm": identity, "by": by, "outcome": outcome})
 
     def _key(self, alarm: dict[str, Any]) -> str:
         return self._layout.alarm(f"{alarm['as_of'][:10]}-{_id(alarm)}.json")

@@ -26,6 +26,7 @@ class Tag(StrEnum):
     MODEL = "stage:model"
     SERVING = "stage:serving"
     MONITORING = "stage:monitoring"
+    ROLLOUT = "stage:rollout"
 
 
 def alert(subject: str, message: str) -> SnsNotifier:

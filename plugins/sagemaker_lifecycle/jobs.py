@@ -18,7 +18,7 @@ from airflow.providers.amazon.aws.operators.sagemaker import SageMakerProcessing
 from airflow.providers.amazon.aws.triggers.sagemaker import SageMakerTrigger
 from airflow.sdk import BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from airflow.triggers.base import TriggerEvent
+from airflow.triggers.base import BaseTrigger, TriggerEvent
 from botocore.exceptions import ClientError
 
 from include import settings as places
@@ -169,9 +169,10 @@ class _AdoptsItsJob:
             method_name="execute_complete",
         )
 
-    def defer(self, *, trigger: SageMakerTrigger, method_name: str, timeout: datetime.timedelta | None = None, **kwargs: Any) -> None:
-        """Every wait goes through the trigger that stops the job when the task is killed."""
-        super().defer(trigger=patient(trigger), method_name=method_name, timeout=timeout, **kwargs)  # type: ignore[misc]
+    def defer(self, *, trigger: BaseTrigger, method_name: str, timeout: datetime.timedelta | None = None, **kwargs: Any) -> None:
+        """Every wait for the job goes through the trigger that stops it when the task is killed."""
+        waiting = patient(trigger) if isinstance(trigger, SageMakerTrigger) else trigger
+        super().defer(trigger=waiting, method_name=method_name, timeout=timeout, **kwargs)  # type: ignore[misc]
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         name = (event or {}).get("job_name")

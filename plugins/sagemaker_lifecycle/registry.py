@@ -76,6 +76,7 @@ class RegisterModelOperator(SageMakerRegisterModelVersionOperator):
             "gate": "passed" if gate["passed"] else "failed",
             "report": reports["report"],
             "smoke_test": reports["smoke_test"],
+            "review_threshold": f"{self.evaluation['review_threshold']:.9g}",
             **({"champion": self.run["champion"]["model_package"]} if self.run.get("champion") else {}),
             **{name: f"{metric['value']:.6g}" for name, metric in self.evaluation["metrics"].items() if metric["value"] is not None},
         }

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
     from include.lifecycle.domain import Domain
+    from include.stores.experiments import ExperimentStore
     from include.stores.objects import ObjectStore
     from include.stores.registry import ModelPackage, ModelRegistry
 
@@ -49,6 +50,20 @@ def model_registry() -> ModelRegistry:
     from include.stores.registry import ModelRegistry
 
     return ModelRegistry(SageMakerHook(aws_conn_id=places.current().aws_conn_id).conn)
+
+
+def experiment_store() -> ExperimentStore:
+    """The place's store of rollouts."""
+    from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+    from botocore.config import Config
+
+    from include.stores.experiments import open_store
+
+    place = places.current()
+    if not place.experiments.startswith("dynamodb:"):
+        return open_store(place.experiments)
+    quick = Config(connect_timeout=1, read_timeout=1, retries={"total_max_attempts": 1})
+    return open_store(place.experiments, client=AwsGenericHook(aws_conn_id=place.aws_conn_id, client_type="dynamodb", config=quick).conn)
 
 
 def kept_for_the_run(context: Context, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -109,6 +124,14 @@ def list_landing(domain: Domain, context: Context) -> dict[str, Any]:
     }
 
 
+def move_watermark_to(domain: Domain, as_of: str) -> None:
+    """Notes that all deliveries before the instant are ingested; a run for earlier days changes nothing."""
+    from include.stores.watermark import Watermark
+
+    Watermark(object_store(), Layout(domain.name)).move_to(utc(as_of))
+    log.info("deliveries up to %s are ingested", as_of)
+
+
 def tell_of_quarantine(domain: Domain, result: dict[str, Any]) -> None:
     """Logs what was quarantined and why; tells people where it is more than a few rows."""
     from airflow.providers.amazon.aws.hooks.sns import SnsHook
@@ -162,8 +185,6 @@ def plan_deployment(domain: Domain, context: Context) -> dict[str, Any]:
     Refuses a package that is not approved, or not one of this domain's live models. Skips one that was approved again although a newer one
     is live (its training run was cleared): going back is for a person, by the form.
     """
-    from include.stores.objects import split_uri
-
     registry = model_registry()
     events = [event for events in (context.get("triggering_asset_events") or {}).values() for event in events]
     arn = context["params"]["model_package"] or (events[-1].extra.get("model_package") if events else None)
@@ -178,6 +199,15 @@ def plan_deployment(domain: Domain, context: Context) -> dict[str, Any]:
         champion = registry.package(live.model_package)
         if champion.version > package.version:
             raise AirflowSkipException(f"{champion.arn} is live and newer than {package.arn}; to go back to that, name it in the form")
+    return plan_deployment_of(domain, package.arn)
+
+
+def plan_deployment_of(domain: Domain, model_package: str) -> dict[str, str]:
+    """What deploying the package takes: see ``plan_deployment``."""
+    from include.stores.objects import split_uri
+
+    registry = model_registry()
+    package, live = registry.package(model_package), registry.live(domain.name)
     smoke_test = package.metadata.get("smoke_test", "")
     split_uri(smoke_test)
     return {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STAGES = {"ingest_data", "train_model", "evaluate_history", "deploy_model", "score_batch", "monitor_model"}
+STAGES = {"ingest_data", "train_model", "evaluate_history", "deploy_model", "score_batch", "monitor_model", "retrain_and_rollout", "steer_rollout"}
 SHARED = {"receive_alarms"}  # one DAG for all domains
 
 

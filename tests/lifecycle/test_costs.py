@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from include.lifecycle.costs import expected_benefit, expected_cost, reviewed_for_benefit, savings
+from include.lifecycle.costs import expected_benefit, expected_cost, review_threshold, reviewed_for_benefit, savings
 from include.lifecycle.domain import Costs, ReviewCapacity
 
 COSTS = Costs(currency="EUR", review=10, missed_share=0.5)
@@ -54,3 +54,24 @@ def test_weights_repeat_events() -> None:
 
 def test_savings_are_undefined_where_nothing_was_lost() -> None:
     assert np.isnan(savings([0, 0], [1.0, 1.0], [0, 1], COSTS))
+
+
+def test_the_review_threshold_keeps_within_capacity_on_average() -> None:
+    rng = np.random.default_rng(1)
+    scores, amounts, days = rng.beta(1, 20, 2000), rng.lognormal(6, 1, 2000), np.repeat(np.arange(20), 100)
+    for capacity, most in ((ReviewCapacity(share=0.05), 100), (ReviewCapacity(per_day=3), 60)):
+        threshold = review_threshold(scores, amounts, days, COSTS, capacity)
+        reviewed = int((expected_benefit(scores, amounts, COSTS) > threshold).sum())
+        assert threshold > 0
+        assert reviewed == most
+
+
+def test_where_capacity_is_no_limit_every_worthwhile_event_is_reviewed() -> None:
+    scores, days = np.array([0.9, 0.9, 0.5, 0.01]), [1, 1, 2, 2]
+    assert review_threshold(scores, AMOUNTS, days, COSTS, ReviewCapacity(per_day=5)) == 0
+
+
+def test_equal_benefits_at_the_capacitys_end_are_not_reviewed() -> None:
+    """Else a model with one score for all would send all of them."""
+    threshold = review_threshold(np.full(10, 0.5), np.full(10, 1000.0), np.zeros(10), COSTS, ReviewCapacity(share=0.2))
+    assert (expected_benefit(np.full(10, 0.5), np.full(10, 1000.0), COSTS) > threshold).sum() == 0

@@ -82,7 +82,7 @@ class SageMaker:
             "ModelPackageArn": ModelPackageName,
             "ModelPackageVersion": version,
             "ModelApprovalStatus": "Rejected",
-            "InferenceSpecification": {"Containers": [{"ModelDataUrl": f"s3://b/{version}"}]},
+            "InferenceSpecification": {"Containers": [{"Image": "jobs:1", "ModelDataUrl": f"s3://b/{version}"}]},
             "CustomerMetadataProperties": {"as_of": self.packages[version]},
         }
 

@@ -230,6 +230,7 @@ def test_model_package_and_its_group(on_aws: places.Settings, monkeypatch: pytes
     names = ("report", "smoke_test", "evaluation", "bias", "explainability")
     evaluation = {
         "gate": {"passed": True, "reasons": ["good"]},
+        "review_threshold": 12.5,
         "reports": {name: f"s3://b/{name}" for name in names},
         "metrics": {"roc_auc": {"value": 0.8, "low": 0.7, "high": 0.9}},
     }

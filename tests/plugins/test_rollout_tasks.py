@@ -1,0 +1,254 @@
+"""How a rollout's tasks leave the store, the registry and the endpoint, on a real bucket and a real store of experiments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from include.domains import get
+from include.lifecycle.domain import Rollout
+from include.lifecycle.experiment import Experiment, GatewayHealth, VariantCounts
+from include.stores.alarms import Alarms
+from include.stores.experiments import open_store
+from include.stores.layout import Layout
+from include.stores.objects import ObjectStore
+from include.stores.registry import LiveEndpoint, ModelPackage
+from include.stores.watermark import Watermark
+
+DOMAIN = get("auto_claims")
+LAYOUT = Layout(DOMAIN.name)
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+PACKAGES = {
+    "arn:champion": ModelPackage("arn:champion", 3, "Approved", "s3://b/3", {"review_threshold": "12.5"}),
+    "arn:challenger": ModelPackage("arn:challenger", 4, "PendingManualApproval", "s3://b/4", {"review_threshold": "0"}),
+}
+RUN = {"as_of": "2026-06-01T00:00:00Z", "history": False, "champion": {"model_package": "arn:champion", "model": "s3://b/3"}, "since": "2026-04-04",
+       "alarms": [], "why": "injury_claim moved"}  # fmt: skip
+
+
+class World(SimpleNamespace):
+    store: Any
+    statuses: dict[str, tuple[str, str]]
+    carried: str
+    weights: list[float]
+
+    def context(self, **tasks: str) -> Any:
+        """Of one run; ``tasks``: its tasks' states."""
+        run = SimpleNamespace(dag_id=f"{DOMAIN.name}.retrain_and_rollout", run_id="run-1", triggering_user_name="claims_lead")
+        ti = SimpleNamespace(
+            xcom_pull=lambda task_ids, key="return_value": self.xcoms.get((task_ids, key)),
+            get_task_states=lambda dag_id, run_ids: {"run-1": tasks},
+        )
+        return {"dag_run": run, "ti": ti, "params": {"approval": "as the domain says", **self.params}}
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bucket: ObjectStore) -> World:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    from sagemaker_lifecycle import endpoints, retraining, rollout, watermark
+
+    store = open_store(f"sqlite://{tmp_path}/experiments.db")
+    store.ensure()
+    xcoms = {("create_shadow_config", "return_value"): "shadow-config"}
+    found = World(store=store, statuses={}, carried="shadow-config", weights=[], xcoms=xcoms, params={})
+    registry = SimpleNamespace(
+        package=PACKAGES.__getitem__,
+        set_status=lambda arn, status, why: found.statuses.update({arn: (status, why)}),
+        live=lambda _: LiveEndpoint("endpoint", "InService", found.carried, "arn:champion"),
+        variants=lambda _: frozenset({"champion", "challenger"}),
+    )
+    for module in (retraining, rollout):
+        monkeypatch.setattr(module, "experiment_store", lambda: store)
+        monkeypatch.setattr(module, "model_registry", lambda: registry)
+    for module in (retraining, rollout, watermark):
+        monkeypatch.setattr(module, "object_store", lambda: bucket)
+    monkeypatch.setattr(endpoints, "set_weights", lambda endpoint, share: found.weights.append(share))
+    Watermark(bucket, LAYOUT).move_to(NOW)
+    return found
+
+
+def begin(world: World) -> Experiment:
+    from sagemaker_lifecycle.rollout import open_experiment
+
+    opened = open_experiment(DOMAIN, world.context(), RUN, "arn:challenger", "shadow-config")
+    found: Experiment = world.store.get(opened["experiment"])
+    return found
+
+
+def to(world: World, stage: str, **changes: Any) -> Experiment:
+    experiment = begin(world)
+    return world.store.save(experiment.but(stage=stage, **changes))
+
+
+def test_an_experiment_begins_once_with_the_packages_thresholds_and_handles_the_alarms(world: World, bucket: ObjectStore) -> None:
+    from sagemaker_lifecycle.rollout import open_experiment
+
+    alarms = Alarms(bucket, LAYOUT)
+    alarms.put({"source": "monitor_model", "as_of": "2026-04-12T00:00:00Z", "model_package": "arn:champion", "says": "it moved"})
+    run = {**RUN, "alarms": [alarms.all()[0]["id"]]}
+    first = open_experiment(DOMAIN, world.context(), run, "arn:challenger", "shadow-config")
+    again = open_experiment(DOMAIN, world.context(), run, "arn:challenger", "shadow-config")
+    assert first == again
+    experiment = world.store.get(first["experiment"])
+    assert (experiment.champion.review_threshold, experiment.challenger.review_threshold) == (12.5, 0.0)
+    assert (experiment.opened, experiment.stage, experiment.share) == ("2026-06-01T00:00:00Z", "shadow", 0.0)
+    assert [entry.says for entry in world.store.history(experiment.id)] == ["In shadow, because of: injury_claim moved"]
+    assert alarms.open() == []
+
+
+def test_the_ramp_begins_with_the_floor_and_the_weights_follow(world: World) -> None:
+    from sagemaker_lifecycle.rollout import enter_ramp
+
+    experiment = to(world, "proven")
+    enter_ramp(DOMAIN, experiment.id, "ramp-config", "claims_lead (good)")
+    enter_ramp(DOMAIN, experiment.id, "ramp-config", "claims_lead (good)")
+    present = world.store.get(experiment.id)
+    assert (present.stage, present.share, present.endpoint_config) == ("ramp", DOMAIN.rollout.minimum_share, "ramp-config")
+    assert world.weights == [DOMAIN.rollout.minimum_share] * 2
+    assert [entry.who for entry in world.store.history(experiment.id)][1:] == ["claims_lead (good)"]
+    assert present.step_began
+
+
+def test_promotion_takes_all_traffic_first_and_leaves_nothing_to_return_to(world: World) -> None:
+    from sagemaker_lifecycle.rollout import promote, settle, take_all_traffic
+
+    experiment = to(world, "safe")
+    take_all_traffic(experiment.id, "")
+    assert (world.store.get(experiment.id).share, world.weights) == (1.0, [1.0])
+    promote(experiment.id)
+    world.carried = "single-config"
+    settled = settle(DOMAIN, world.context(finish="success"), "previous-config")
+    assert (settled["stage"], settled["failed"], settled["undoing"]) == ("promoted", False, "")
+    assert world.statuses == {}
+
+
+@pytest.mark.parametrize("stage", ["shadow", "proven", "ramp", "safe"])
+def test_a_failed_task_returns_all_traffic_to_the_champion(world: World, stage: str) -> None:
+    from sagemaker_lifecycle.rollout import settle
+
+    experiment = to(world, stage)
+    settled = settle(DOMAIN, world.context(bring_ramp="failed", run_shadow="success"), "previous-config")
+    assert (settled["stage"], settled["failed"]) == ("rolled_back", True)
+    assert (settled["endpoint_config"], settled["undoing"]) == ("previous-config", "shadow-config")
+    assert "bring_ramp failed" in settled["why"]
+    assert world.store.get(experiment.id).share == 0
+    assert world.statuses["arn:challenger"][0] == "Rejected"
+    assert settle(DOMAIN, world.context(bring_ramp="failed"), "previous-config")["version"] == settled["version"]
+
+
+def test_a_person_who_does_not_release_it_stops_it(world: World) -> None:
+    from sagemaker_lifecycle.rollout import settle
+
+    to(world, "proven")
+    world.xcoms["ask_before_ramp", "decision"] = "claims_lead (not before the audit)"
+    settled = settle(DOMAIN, world.context(run_shadow="success"), "previous-config")
+    assert (settled["stage"], settled["failed"]) == ("stopped", False)
+    assert "not before the audit" in settled["why"]
+
+
+def test_an_endpoint_that_somebody_else_has_changed_is_left_alone(world: World) -> None:
+    from sagemaker_lifecycle.rollout import settle
+
+    to(world, "rolled_back")
+    world.carried = "somebody-elses"
+    assert settle(DOMAIN, world.context(), "previous-config")["undoing"] == ""
+
+
+def test_without_a_rollout_there_is_nothing_to_settle_but_a_failure_is_one(world: World) -> None:
+    from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+    from sagemaker_lifecycle.rollout import settle
+
+    with pytest.raises(AirflowSkipException, match="no rollout was begun"):
+        settle(DOMAIN, world.context(train="success"), None)
+    with pytest.raises(AirflowFailException, match="train failed before a rollout began"):
+        settle(DOMAIN, world.context(train="failed"), None)
+
+
+@pytest.mark.parametrize(
+    ("stage", "asked", "policy", "then"),
+    [
+        ("proven", "as the domain says", Rollout(), "create_ramp_config"),
+        ("proven", "as the domain says", Rollout(approve_ramp=True), "ask_before_ramp"),
+        ("proven", "automatic", Rollout(approve_ramp=True), "create_ramp_config"),
+        ("proven", "ask", Rollout(), "ask_before_ramp"),
+        ("safe", "as the domain says", Rollout(approve_ramp=True), "take_all_traffic"),
+        ("safe", "as the domain says", Rollout(approve_promotion=True), "ask_before_promotion watch_while_asked"),
+        ("rolled_back", "ask", Rollout(), None),
+        ("undecided", "ask", Rollout(), None),
+    ],
+)
+def test_what_follows_a_stage(world: World, stage: str, asked: str, policy: Rollout, then: str | None) -> None:
+    from sagemaker_lifecycle.rollout import next_task
+
+    world.params["approval"] = asked
+    assert next_task(world.context(), replace(DOMAIN, rollout=policy), stage) == [*(then or "").split(), "settle"]
+
+
+def trigger(world: World, after: str = "2026-06-01T00:00:00Z") -> Any:
+    from sagemaker_lifecycle.rollout import RolloutTrigger
+
+    present = world.store.current(DOMAIN.name)
+    return RolloutTrigger(DOMAIN.name, after, present.id, present.version)
+
+
+def test_the_wait_ends_for_deliveries_a_persons_wish_or_a_guardrail(world: World, bucket: ObjectStore) -> None:
+    from sagemaker_lifecycle.rollout import steer
+
+    experiment = begin(world)
+    assert trigger(world).look() is None
+    assert "are ingested" in trigger(world, "2026-05-31T00:00:00Z").look()
+    world.params |= {"action": "stop", "share": None, "why": "the audit"}
+    steer(DOMAIN, world.context())
+    steer(DOMAIN, world.context())  # the task was cleared
+    [command] = world.store.commands(experiment.id)
+    assert (command.action, command.who, command.why) == ("stop", "claims_lead", "the audit")
+    assert trigger(world).look() == "claims_lead asked to stop"
+
+
+def test_a_ramp_without_a_sign_of_life_from_a_gateway_is_looked_at_at_once(world: World) -> None:
+    experiment = to(world, "ramp", share=0.05, cap=0.05, step=1, step_began="2026-01-01T00:00:00Z")
+    assert "guardrail" in trigger(world).look()
+    healthy = VariantCounts(200, 0, 0, 4, (200, *[0] * 18), (200, *[0] * 19))
+    now = datetime.now(UTC).isoformat()
+    world.store.put_health(experiment.id, GatewayHealth("g", 1, now, healthy, healthy))
+    world.store.save(experiment.but(shadow_scores=(200, *[0] * 19)))
+    assert trigger(world).look() is None
+
+
+def test_what_a_person_asked_while_it_waited_is_done_before_the_next_step(world: World) -> None:
+    from airflow.sdk.exceptions import AirflowSkipException
+    from sagemaker_lifecycle.rollout import enter_ramp, promote, settle, steer, take_all_traffic
+
+    experiment = to(world, "proven")
+    world.params |= {"action": "stop", "share": None, "why": "the audit"}
+    steer(DOMAIN, world.context())
+    assert enter_ramp(DOMAIN, experiment.id, "ramp-config", "claims_lead (good)") == {"stage": "stopped", "share": 0.0}
+    with pytest.raises(AirflowSkipException, match="stopped"):
+        take_all_traffic(experiment.id, "")
+    with pytest.raises(AirflowSkipException, match="stopped"):
+        promote(experiment.id)
+    assert settle(DOMAIN, world.context(), "previous-config")["stage"] == "stopped"
+
+
+def test_a_change_by_somebody_else_ends_the_wait(world: World) -> None:
+    experiment = begin(world)
+    waiting = trigger(world)
+    world.store.save(experiment.but(why="changed"))
+    assert "version 2" in waiting.look()
+
+
+def test_steering_without_a_rollout_says_so(world: World) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+    from sagemaker_lifecycle.rollout import steer
+
+    world.params |= {"action": "set_share", "share": None, "why": "more"}
+    with pytest.raises(AirflowFailException, match="no rollout of auto_claims is under way"):
+        steer(DOMAIN, world.context())
+    begin(world)
+    with pytest.raises(AirflowFailException, match="wants a share"):
+        steer(DOMAIN, world.context())
