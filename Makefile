@@ -30,8 +30,8 @@ spark: .local/venvs/spark/.installed  ## PySpark, for features_engine = "spark" 
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(@D) --requirement requirements-spark.txt
 	@touch $@
 
-demo: install  ## the main job on this machine: events in, a live fraud endpoint and a review queue out (DOMAIN=, LANDING=dir, YEAR=, KEEP=0)
-	@$(RUN) -m include.laptop demo $(if $(DOMAIN),--domain $(DOMAIN)) $(if $(LANDING),--landing "$(LANDING)") $(if $(YEAR),--year $(YEAR)) $(if $(filter 0,$(KEEP)),--stop)
+demo: install  ## the main job on this machine: events in, a live fraud endpoint and a review queue out (DOMAIN=, SCENARIO=bad_challenger, LANDING=dir, YEAR=, KEEP=0)
+	@$(RUN) -m include.laptop demo $(if $(DOMAIN),--domain $(DOMAIN)) $(if $(LANDING),--landing "$(LANDING)") $(if $(YEAR),--year $(YEAR)) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(filter 0,$(KEEP)),--stop)
 
 backfill: install  ## train history again and see when retraining would have paid (DOMAIN=, FROM=, TO=, AT_ONCE=2, AGAIN=1)
 	@$(RUN) -m include.laptop backfill $(if $(DOMAIN),--domain $(DOMAIN)) $(if $(FROM),--from-date "$(FROM)") $(if $(TO),--to-date "$(TO)") $(if $(AT_ONCE),--at-once $(AT_ONCE)) $(if $(filter 1,$(AGAIN)),--again)

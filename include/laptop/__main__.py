@@ -8,8 +8,10 @@ import re
 import sys
 from datetime import date
 from pathlib import Path
+from typing import get_args
 
 from include.laptop.processes import StackError
+from include.laptop.rollout_days import Scenario
 from include.lifecycle.domain import Domain
 from include.settings import ROOT
 
@@ -24,6 +26,12 @@ def main() -> int:
     demo.add_argument("--domain", default="auto_claims")
     demo.add_argument("--landing", type=Path, help="a folder with your own <table>.csv or <table>.parquet files")
     demo.add_argument("--year", type=int, help="the year of your events, where their dates carry none")
+    demo.add_argument(
+        "--scenario",
+        choices=get_args(Scenario),
+        default="better_challenger",
+        help="bad_challenger: once the retrained model has live traffic, what it is asked lacks some features",
+    )
     demo.add_argument("--stop", action="store_true", help="stop the stack at the end")
     backfill = commands.add_parser("backfill", help="train history again, as it would have been, and say when retraining would have paid")
     backfill.add_argument("--domain", default="auto_claims")
@@ -90,14 +98,15 @@ def _demo(options: argparse.Namespace) -> int:
     domain = _domain(options.domain)
     if options.landing is not None and not options.landing.is_dir():
         raise StackError(f"{options.landing} is not a folder")
-    name = SIMULATED
+    name = SIMULATED if options.scenario == "better_challenger" else options.scenario.replace("_", "-")
     if options.landing:
         folder = options.landing.resolve()
         name = f"landing-{re.sub(r'[^A-Za-z0-9]+', '-', folder.name)[:30]}-{digest(str(folder), 8)}"
     stack = Stack(_choose(name))
     try:
         live = None if options.landing else Plan(**part(domain.name, "simulator").LIVE)
-        write_summary(STATE / "summary.json", Demo(stack, domain, landing=options.landing, year=options.year, live=live).run())
+        demo = Demo(stack, domain, landing=options.landing, year=options.year, live=live, scenario=options.scenario)
+        write_summary(STATE / "summary.json", demo.run())
     finally:
         if options.stop:
             stack.down()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ import httpx
 from include.laptop.processes import StackError
 
 _PAGE = 100
+_BUSY_WAITS = (1.0, 2.0, 4.0, 8.0)
+"""Seconds between tries where SQLite, the laptop's database of Airflow, is busy."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,17 @@ class AirflowApi:
         self.call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
     def trigger(self, dag_id: str, params: dict[str, Any]) -> str:
-        """Starts a run with these parameters; returns its run id."""
-        run = self.call("POST", f"/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": params})
-        return str(run["dag_run_id"])
+        """Starts a run with these parameters; returns its run id. Tries again where Airflow's database is busy: the id is ours, so it starts once."""
+        run_id = f"manual__{uuid.uuid4()}"
+        for wait in (*_BUSY_WAITS, None):
+            request = {"logical_date": None, "conf": params, "dag_run_id": run_id}
+            answer = self._client.post(f"/api/v2/dags/{dag_id}/dagRuns", json=request)
+            if not answer.is_error or answer.status_code == httpx.codes.CONFLICT:
+                return run_id
+            if answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR or wait is None:
+                raise StackError(f"Airflow: POST /dags/{dag_id}/dagRuns: {answer.status_code} {answer.text}")
+            time.sleep(wait)
+        raise AssertionError("unreachable")
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         """The DAG's runs, newest first."""

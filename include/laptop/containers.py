@@ -2,7 +2,7 @@
 
 ``secrets`` makes every password and key on first use. They are kept in ``.env`` beside docker-compose.yaml (mode 0600; what stands there
 already is used as it is), and go, as files that only Airflow's user and root can read, into a volume that the other services mount: no
-secret is in an image, in an environment or in ``docker inspect``. ``init`` makes Airflow's database, the bucket, topics and queue; ``demo``
+secret is in an image, in an environment or in ``docker inspect``. ``init`` makes Airflow's database, the bucket, topics, queue and table; ``demo``
 walks through the main job.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import configparser
+import hashlib
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from typing import Any
 from include.domains import catalogue
 from include.laptop.processes import StackError
 from include.laptop.stack import Stack, StackFile
+from include.stores.experiments import open_store
 
 AIRFLOW_USER = 50000
 """Of the images (see Dockerfile)."""
@@ -45,6 +47,7 @@ class Secrets:
             "AIRFLOW_FERNET_KEY": lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
             "AIRFLOW_API_SECRET_KEY": lambda: secrets.token_urlsafe(48),
             "AIRFLOW_JWT_SECRET": lambda: secrets.token_urlsafe(48),
+            "GATEWAY_API_KEY": lambda: secrets.token_urlsafe(32),
             **{_PASSWORD + user.upper(): lambda: secrets.token_urlsafe(12) for user in users},
         }
         return cls({**known, **{name: known.get(name) or make() for name, make in makers.items()}})
@@ -100,6 +103,8 @@ def make_secrets(project: Path, volume: Path) -> None:
     _write(volume / "postgres_password", made.values["POSTGRES_PASSWORD"], 0, 0)
     _write(volume / "airflow.cfg", configuration.getvalue(), AIRFLOW_USER, AIRFLOW_USER)
     _write(passwords_file, json.dumps(made.passwords(users())), AIRFLOW_USER, AIRFLOW_USER)
+    key = hashlib.sha256(made.values["GATEWAY_API_KEY"].encode()).hexdigest()
+    _write(volume / "gateway_keys", f"operator: {key}\n", AIRFLOW_USER, AIRFLOW_USER)
 
 
 def _lines(variables: Mapping[str, str]) -> str:
@@ -151,11 +156,16 @@ class ContainerStack(Stack):
         """Compose has started everything that this service depends on."""
 
     def init(self) -> None:
-        """Airflow's database, made or brought up to date; the bucket, topics and queue. StackError where the database cannot be migrated."""
+        """Airflow's database, made or brought up to date; the bucket, topics, queue and table. StackError where the database cannot be migrated."""
         migrated = subprocess.run(["airflow", "db", "migrate"], check=False)  # noqa: S607 -- the image's own
         if migrated.returncode:
             raise StackError("`airflow db migrate` failed, see above")
         self._make_bucket_topics_and_queue()
+        open_store(self.experiments_url).ensure()
+
+    @property
+    def experiments_url(self) -> str:
+        return self.settings.experiments
 
 
 def _demo(stack: ContainerStack, name: str, landing: Path | None, year: int | None) -> dict[str, Any]:

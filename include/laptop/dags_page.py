@@ -21,7 +21,7 @@ def dags_page(folder: Path) -> str:
     stages: dict[str, list[Any]] = {}
     for dag_id, dag in sorted(bag.dags.items()):
         stages.setdefault(dag_id.partition(".")[2], []).append(dag)
-    order = ["ingest_data", "train_model", "deploy_model"]
+    order = ["ingest_data", "train_model", "deploy_model", "monitor_model", "retrain_and_rollout", "steer_rollout"]
     parts = [_HEAD]
     for stage in sorted(stages, key=lambda name: (order.index(name) if name in order else len(order), name)):
         dags = stages[stage]
@@ -35,10 +35,12 @@ def dags_page(folder: Path) -> str:
 
 def _schedule(dag: Any) -> str:
     timetable = dag.timetable
-    if cron := getattr(timetable, "expression", None):
-        return f"`{cron}` (UTC)"
-    assets = sorted(asset.name for asset in timetable.asset_condition.objects) if hasattr(timetable, "asset_condition") else []
-    return f"when {', '.join(f'`{name}`' for name in assets)} changes" if assets else "by hand"
+    cron = getattr(getattr(timetable, "timetable", timetable), "expression", None)
+    condition = getattr(timetable, "asset_condition", None)
+    assets = sorted(asset.name for asset in condition.objects) if condition else []
+    whens = [f"`{cron}` (UTC)"] if cron else []
+    whens += [f"when {', '.join(f'`{name}`' for name in assets)} changes"] if assets else []
+    return ", and ".join(whens) or "by hand"
 
 
 def _parameter(name: str, params: Any) -> str:

@@ -22,6 +22,7 @@ from include import domains
 from include.laptop.airflow_api import AirflowApi, TaskState
 from include.laptop.live_days import LiveDays, Plan
 from include.laptop.processes import StackError
+from include.laptop.rollout_days import RolloutDays, Scenario
 from include.laptop.stack import Stack
 from include.lifecycle.as_of import iso
 from include.lifecycle.domain import LABELS_TABLE, Domain
@@ -36,7 +37,7 @@ FIRST_DAY = date(2026, 1, 1)
 SEED = 7
 SCORED_EVENTS = 300
 RUN_SECONDS = 1200
-STAGES = ("ingest_data", "train_model", "evaluate_history", "deploy_model", "score_batch", "monitor_model")
+STAGES = ("ingest_data", "train_model", "evaluate_history", "deploy_model", "score_batch", "monitor_model", "retrain_and_rollout", "steer_rollout")
 SHARED = ("receive_alarms",)
 """The DAGs that serve all domains."""
 SHOWN_METRICS = (
@@ -62,7 +63,8 @@ class Demo:
     """One walk through the main job, and with ``live`` on through days of traffic in which fraud changes.
 
     ``landing``: a folder with the user's own files, ``<table>.csv`` or ``.parquet`` or several ``<table>_….csv``; None: simulated history, of
-    ``history`` (``days``, ``events``) or as much as the domain's simulator says. ``year``: for sources whose dates carry none."""
+    ``history`` (``days``, ``events``) or as much as the domain's simulator says. ``year``: for sources whose dates carry none. ``scenario``: of the
+    rollout that follows the alarm; None: the walk ends with the alarm."""
 
     stack: Stack
     domain: Domain
@@ -70,6 +72,7 @@ class Demo:
     year: int | None = None
     history: dict[str, int] | None = None
     live: Plan | None = None
+    scenario: Scenario | None = "better_challenger"
     console: Console = field(default_factory=Console)
     seconds: dict[str, float] = field(default_factory=dict)
     simulated: tempfile.TemporaryDirectory[str] | None = None
@@ -110,7 +113,10 @@ class Demo:
         }
         if self.live and self.simulated and self.landing is None:
             first = as_of.date()
-            summary["drift"] = LiveDays(self, self.live, Path(self.simulated.name), first).run()
+            self.days = LiveDays(self, self.live, Path(self.simulated.name), first)
+            summary["drift"] = self.days.run()
+            if self.scenario and self.live.rollout_days and summary["drift"]["found"]:
+                summary["rollout"] = RolloutDays(self.days, self.scenario).run()
             summary["seconds"] = {name: round(value, 1) for name, value in self.seconds.items()}
         self._show(summary)
         return summary
@@ -184,7 +190,7 @@ class Demo:
         """The files of the history, and of the live days where there are to be some; returns the last day of the history."""
         size = self.history or domains.part(self.domain.name, "simulator").HISTORY
         last = FIRST_DAY + timedelta(days=size["days"] - 1)
-        live = self.live.days if self.live else 0
+        live = self.live.days + self.live.rollout_days if self.live else 0
         events = round(size["events"] * (size["days"] + live) / size["days"])
         command = ["simulate", "--domain", self.domain.name, "--days", size["days"] + live, "--events", events]
         command += ["--first-day", FIRST_DAY, "--seed", SEED, "--out", folder, "--history-until", last]
@@ -277,6 +283,8 @@ class Demo:
             table.add_row(
                 "fraud changed", f"{changed}: {found}" + (f". The monitor says: since {drift['began']}" if drift["began"] else "")
             )
+        if rollout := summary.get("rollout"):
+            add_rollout(table, rollout)
         self.console.print(table)
         for name, value in (
             ("model package", summary["model_package"]),
@@ -284,9 +292,23 @@ class Demo:
             ("evaluation", summary["report"]),
             ("review queue", summary["review_queue"]),
             *([("drift report", summary["drift"]["report"])] if "drift" in summary else []),
+            *([("rollout", summary["rollout"]["page"])] if summary.get("rollout") else []),
             ("Airflow", f"{summary['airflow']}  {self.stack.login}"),
         ):
             self.console.print(f"{name:14} {value}", soft_wrap=True, highlight=False)
+
+
+def add_rollout(table: TextTable, rollout: dict[str, Any]) -> None:
+    good = rollout["stage"] == "promoted"
+    table.add_row("rollout", f"[{'green' if good else 'yellow'}]{rollout['stage']}[/]: {rollout['why']}")
+    if rollout["extra_cost"] is not None:
+        spent = rollout["extra_cost"]
+        words = "more than the champion would have" if spent > 0 else "less than the champion would have"
+        table.add_row("the ramp cost", f"{abs(spent):,.0f} {rollout['currency']} {words}, on the events that the challenger decided")
+    for name, told in (rollout["recovery"] or {}).items():
+        shown = ", ".join(f"{metric.replace('_', ' ')} {value:.3f}" for metric, value in told.items() if value is not None)
+        label = {"before": "before the drift", "fell": "after it, old model", "recovered": "after it, new model"}[name]
+        table.add_row(label, shown or "not measured")
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:

@@ -18,14 +18,20 @@ if TYPE_CHECKING:
     from include.laptop.demo import Demo
 
 
+SHOWN_QUALITY = ("savings", "recall_at_capacity", "average_precision")
+"""The measured metrics that the story of a rollout is told in."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """``days`` of events after the history, by the last of which the change should be found. ``change``: a name in the simulator's
-    CHANGES, which holds from the day ``change_after`` days of usual traffic on."""
+    CHANGES, which holds from the day ``change_after`` days of usual traffic on. ``rollout_days``: of events after these, for the retraining and its
+    rollout to live in; 0: the story ends with the alarm."""
 
     days: int
     change: str
     change_after: int
+    rollout_days: int = 0
 
     def change_day(self, first: date) -> date:
         return first + timedelta(days=self.change_after)
@@ -46,18 +52,14 @@ class LiveDays:
         demo, changed = self.demo, self.plan.change_day(self.first)
         last = self.first + timedelta(days=self.plan.days - 1)
         with demo.stage("live_ingest", f"{demo.domain.name}.ingest_data, the files of {self.first} to {last}"):
-            self._land(last)
-            demo.follow(
-                "ingest_data",
-                demo.api.trigger(self._dag("ingest_data"), {"first_day": self.first.isoformat(), "last_day": last.isoformat()}),
-            )
+            self.ingest(self.first, last)
         found = None
         for number in range(self.plan.days):
             day = self.first + timedelta(days=number)
             usual = "usual traffic" if day < changed else f"{self.plan.change}, day {(day - changed).days + 1}"
             with demo.stage(f"live_{day}", f"{day}, {usual}: requests, then monitor_model"):
-                self._replay(day)
-                window = self._watch(day)
+                self.ask(day, day, "--wait-for-captures", "60")
+                window = self.watch(day)
             if window["alarm"]:
                 found = window
                 break
@@ -68,16 +70,19 @@ class LiveDays:
     def _dag(self, stage: str) -> str:
         return f"{self.demo.domain.name}.{stage}"
 
-    def _land(self, last: date) -> None:
+    def ingest(self, first: date, last: date) -> None:
+        """Lands what is delivered on these days, and takes it in."""
         layout = Layout(self.demo.domain.name)
         for path in sorted(self.landing.rglob("*.*")):
             table, day = path.parent.parent.name, date.fromisoformat(path.parent.name.removeprefix("dt="))
-            if self.first <= day <= last:
+            if first <= day <= last:
                 self.demo.objects.upload(path, layout.landing(table, day, path.name))
+        interval = {"first_day": first.isoformat(), "last_day": last.isoformat()}
+        self.demo.follow("ingest_data", self.demo.api.trigger(self._dag("ingest_data"), interval), quietly=True)
 
-    def _replay(self, day: date) -> None:
-        command = ["replay", "--domain", self.demo.domain.name, "--first-day", day.isoformat(), "--last-day", day.isoformat()]
-        command += ["--wait-for-captures", "60"]
+    def ask(self, first: date, last: date, *options: str) -> None:
+        """Sends the events of these days to whoever scores them; StackError where one is not answered."""
+        command = ["replay", "--domain", self.demo.domain.name, "--first-day", first.isoformat(), "--last-day", last.isoformat(), *options]
         done = subprocess.run(  # noqa: S603 - our own command
             [sys.executable, "-m", "include.jobs", *command],
             env=self.demo.stack.job_environment,
@@ -86,9 +91,9 @@ class LiveDays:
             check=False,
         )
         if done.returncode:
-            raise StackError(f"sending the events of {day} to the endpoint failed; its reason stands above")
+            raise StackError(f"sending the events of {first} to {last} failed; its reason stands above")
 
-    def _watch(self, day: date) -> dict[str, Any]:
+    def watch(self, day: date) -> dict[str, Any]:
         """One run of monitor_model for the window that ends with the day."""
         demo, dag_id = self.demo, self._dag("monitor_model")
         as_of = datetime.combine(day + timedelta(days=1), time(), UTC) + demo.domain.monitoring.reporting_delay
@@ -103,6 +108,7 @@ class LiveDays:
             "severity": analysis["verdict"]["severity"],
             "kinds": analysis["verdict"]["kinds"],
             "alarm": alarm,
+            "measured": {name: analysis["metrics"].get(f"Measured.{name}") for name in SHOWN_QUALITY},
             "report": demo.stack_url(analysis["reports"]["page"]),
             "estimated_average_precision": analysis["metrics"].get("Estimated.average_precision"),
         })  # fmt: skip

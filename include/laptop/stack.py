@@ -1,4 +1,4 @@
-"""The local stack, under one home folder: MiniStack, the local SageMaker, and Airflow's four components on SQLite.
+"""The local stack, under one home folder: MiniStack, the local SageMaker, the gateway, and Airflow's four components on SQLite.
 
 Everything listens on loopback. Ports and secrets are made on first use and kept in ``stack.json`` (mode 0600), so that ``down`` and ``up``
 bring back the same stack with everything still in it.
@@ -22,8 +22,9 @@ from include.domains import catalogue
 from include.laptop.processes import ProcessTable, Service, StackError, clean_environment
 from include.lifecycle.processors import VARIABLE, usable_processors
 from include.settings import ROOT, load
+from include.stores.experiments import open_store
 
-PREFERRED_PORTS = {"airflow": 8080, "ministack": 4566, "sagemaker": 4580}
+PREFERRED_PORTS = {"airflow": 8080, "ministack": 4566, "sagemaker": 4580, "gateway": 8090}
 PRELOADED = ("numpy", "pandas", "pyarrow.parquet", "duckdb", "xgboost", "scipy.stats", "sklearn.metrics", "boto3", "great_expectations")
 """What the jobs' parent process imports once, so that a job starts in milliseconds."""
 READY_SECONDS = 180
@@ -87,7 +88,8 @@ class Stack:
 
     @property
     def file(self) -> StackFile:
-        """The kept ports and secrets, made on first use. A domain that came later brings its approvers: they get a password then."""
+        """The kept ports and secrets, made on first use. What a newer version or domain brings gets its port or
+        password then."""
         path = self.home / "stack.json"
         if self._file is None:
             users = ["admin", *sorted({user for domain in catalogue().domains.values() for user in domain.approval.approvers})]
@@ -101,8 +103,11 @@ class Stack:
                     api_secret=secrets.token_urlsafe(48),
                     passwords={},
                 )
-            if missing := [user for user in users if user not in kept.passwords]:
-                kept = replace(kept, passwords={**kept.passwords, **{user: secrets.token_urlsafe(12) for user in missing}})
+            ports = {name: _free_port(port) for name, port in PREFERRED_PORTS.items() if name not in kept.ports}  # of a newer version
+            missing = [user for user in users if user not in kept.passwords]
+            if missing or ports:
+                passwords = {user: secrets.token_urlsafe(12) for user in missing}
+                kept = replace(kept, passwords={**kept.passwords, **passwords}, ports={**kept.ports, **ports})
                 _write_secret(path, asdict(kept))
             self._file = kept
         return self._file
@@ -145,7 +150,12 @@ class Stack:
     @property
     def job_environment(self) -> dict[str, str]:
         """What a job needs that a person starts in a terminal instead of SageMaker."""
-        return {**self._python_environment, "FRAUD_BUCKET": self.settings.bucket}
+        return {**self._python_environment, "FRAUD_BUCKET": self.settings.bucket, "FRAUD_EXPERIMENTS": self.experiments_url}
+
+    @property
+    def experiments_url(self) -> str:
+        """Where rollouts keep their state: a file, which outlives every kill."""
+        return f"sqlite://{self.home / 'experiments.db'}"
 
     @property
     def airflow_environment(self) -> dict[str, str]:
@@ -198,6 +208,7 @@ class Stack:
             **self._python_environment,
             "AIRFLOW_HOME": str(home),
             "FRAUD_SETTINGS": str(ROOT / "config" / "laptop.toml"),
+            "FRAUD_EXPERIMENTS": self.experiments_url,
             "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection),
             **{f"AIRFLOW__{name}": value for name, value in options.items()},
         }
@@ -249,6 +260,16 @@ class Stack:
                 lambda: _answers(f"{self.url('sagemaker')}/health"),
                 self.file.ports["sagemaker"],
             ),
+            Service(
+                "gateway",
+                [
+                    *(python, "-m", "include.gateway", "--port", str(self.file.ports["gateway"]), "--store", self.experiments_url),
+                    *("--bucket", self.settings.bucket, "--state", str(self.home / "gateway"), "--ship-every", "2"),
+                ],
+                {**self._python_environment},
+                lambda: _answers(f"{self.url('gateway')}/healthz"),
+                self.file.ports["gateway"],
+            ),
             Service("api-server", [*airflow, "api-server"], environment, lambda: _answers(api), self.file.ports["airflow"]),
             Service("scheduler", [*airflow, "scheduler", "--skip-serve-logs"], scheduler_environment, lambda: self._healthy("scheduler")),
             Service("dag-processor", [*airflow, "dag-processor"], environment, lambda: self._healthy("dag_processor")),
@@ -277,6 +298,7 @@ class Stack:
             for folder, failure in catalogue().failures.items():
                 print(f"\033[41;97m domain {folder} does not load, its DAGs are missing \033[0m\n{failure}", file=sys.stderr)
         self.write_files()
+        open_store(self.experiments_url).ensure()
         services = {service.name: service for service in self.services}
         aws = [services.pop("ministack"), services.pop("sagemaker")]
         for service in aws:
@@ -292,7 +314,7 @@ class Stack:
 
     def down(self) -> list[str]:
         """Stops every process of the stack, Airflow first; returns their names. State stays."""
-        order = ["scheduler", "triggerer", "dag-processor", "api-server", "sagemaker", "ministack"]
+        order = ["scheduler", "triggerer", "dag-processor", "api-server", "gateway", "sagemaker", "ministack"]
         known = self.processes.names()
         stopped = [name for name in order if name in known]
         for name in stopped:

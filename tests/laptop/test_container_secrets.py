@@ -55,7 +55,7 @@ def test_readable_by_their_owners_only(project: Path) -> None:
     made(project)
     owners = {path.name: path.stat().st_uid for path in (project.parent / "volume").iterdir()}
     airflow = containers.AIRFLOW_USER
-    assert owners == {"env": 0, "postgres_password": 0, "airflow.cfg": airflow, "passwords.json": airflow}
+    assert owners == {"env": 0, "postgres_password": 0, "airflow.cfg": airflow, "passwords.json": airflow, "gateway_keys": airflow}
     for path in [project / ".env", *(project.parent / "volume").iterdir()]:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 

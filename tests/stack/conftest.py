@@ -65,10 +65,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory, connection_record: Path) -> 
 
 @pytest.fixture(scope="session")
 def main_job(stack: Stack) -> Demo:
-    """The main job and the days of traffic after it, once: what `make demo` does, on less history, and with a change that is seen sooner."""
+    """The main job and the days of traffic after it until the alarm, once: what `make demo` does, on less history."""
     os.environ.pop("AIRFLOW_HOME", None)
     # with less history there are fewer frauds, and the gate rightly doubts that reviewing pays
-    live = Plan(days=10, change="storm_season", change_after=1)
-    demo = Demo(stack, domains.get("auto_claims"), history={"days": 75, "events": 15_000}, live=live)
+    live = Plan(days=16, change="staged_collisions", change_after=1, rollout_days=215)
+    demo = Demo(stack, domains.get("auto_claims"), history={"days": 75, "events": 15_000}, live=live, scenario=None)
     demo.summary = demo.run()
     return demo

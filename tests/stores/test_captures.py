@@ -30,6 +30,8 @@ def test_files_are_found_in_the_order_of_their_hours(bucket: ObjectStore) -> Non
     ):
         put(other)
     bucket.put("d2/captured/a/endpoint/champion/2026/03/02/07/x.jsonl", b"")
+    assert [file.key for file in Captures(bucket, LAYOUT).files("a")] == [late]
+    assert Captures(bucket, LAYOUT).files("nowhere") == []
     first, second = Captures(bucket, LAYOUT).files()
     assert (first.key, second.key) == (early, late)
     assert (first.configuration, first.variant, first.hour) == ("z", "shadow-1", datetime(2026, 3, 1, 23, tzinfo=UTC))

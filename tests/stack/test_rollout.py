@@ -1,0 +1,157 @@
+"""The whole of retrain_and_rollout on the local stack, months of events in minutes, with everything it rests on killed on the way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from include.laptop.demo import Demo
+from include.laptop.rollout_days import RolloutDays
+from include.stores.alarms import Alarms
+from include.stores.experiments import open_store
+from include.stores.layout import Layout
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(2400)]
+NAME = "auto_claims"
+LAYOUT = Layout(NAME)
+DAG = f"{NAME}.retrain_and_rollout"
+
+
+class Killer:
+    """Kills what the rollout rests on while days pass, one thing at a time, and brings it up again, as a supervisor would."""
+
+    def __init__(self, demo: Demo) -> None:
+        self.demo = demo
+        self.plan = {"none": ["triggerer"], "shadow": ["gateway", "sagemaker"], "ramp": ["scheduler", "gateway", "triggerer", "sagemaker"]}
+        self.killed: list[tuple[str, str]] = []
+        self.threads: list[threading.Thread] = []
+
+    def __call__(self, stage: str) -> None:
+        for thread in self.threads:
+            thread.join()
+        if self.plan.get(stage):
+            self.threads.append(threading.Thread(target=self._kill, args=(stage, self.plan[stage].pop(0))))
+            self.threads[-1].start()
+
+    def _kill(self, stage: str, name: str) -> None:
+        time.sleep(4)
+        process = self.demo.stack.processes.process(name)
+        assert process is not None, name
+        for each in [process, *process.children(recursive=True)]:  # the scheduler's are its workers, with the tasks in them
+            each.kill()
+        process.wait(10)
+        self.killed.append((stage, name))
+        self.demo.stack.up()
+
+
+@pytest.fixture(scope="module")
+def killer(main_job: Demo) -> Killer:
+    return Killer(main_job)
+
+
+@pytest.fixture(scope="module")
+def rollout(main_job: Demo, killer: Killer) -> dict[str, Any]:
+    return RolloutDays(main_job.days, between=killer).run()
+
+
+def get(demo: Demo, path: str) -> Any:
+    answer = httpx.get(f"{demo.stack.url('gateway')}{path}", timeout=10)
+    assert answer.status_code == httpx.codes.OK, answer.text
+    return answer.json()
+
+
+def test_the_retrained_model_is_promoted_although_everything_was_killed(main_job: Demo, rollout: dict[str, Any], killer: Killer) -> None:
+    assert rollout["stage"] == "promoted", rollout
+    assert {name for _, name in killer.killed} == {"triggerer", "gateway", "sagemaker", "scheduler"}
+    registry = main_job.stack.client("sagemaker")
+    described: Any = registry.describe_model_package(ModelPackageName=rollout["challenger"])
+    assert described["ModelApprovalStatus"] == "Approved"
+    assert rollout["experiment"] in described["ApprovalDescription"]
+    endpoint: Any = registry.describe_endpoint(EndpointName="auto-claims-endpoint")
+    assert [variant["VariantName"] for variant in endpoint["ProductionVariants"]] == ["champion"]
+    assert not endpoint.get("ShadowProductionVariants")
+
+
+def test_the_share_grew_step_by_step_within_its_caps(main_job: Demo, rollout: dict[str, Any]) -> None:
+    entries = open_store(main_job.stack.experiments_url).history(rollout["experiment"])
+    stages = [entry.stage for entry in entries]
+    assert [stage for number, stage in enumerate(stages) if stage not in stages[:number]] == ["shadow", "proven", "ramp", "safe", "promoted"]
+    ramp = [entry for entry in entries if entry.stage == "ramp"]
+    assert [entry.cap for entry in ramp] == sorted(entry.cap for entry in ramp)
+    assert {entry.cap for entry in ramp} >= set(main_job.domain.rollout.caps)
+    assert all(main_job.domain.rollout.minimum_share <= entry.share <= entry.cap for entry in ramp)
+    assert entries[-1].share == 1.0
+
+
+def test_what_fell_has_recovered(rollout: dict[str, Any]) -> None:
+    """In the metrics that the monitor measures: what the drift took from the old model, the new one has."""
+    told = rollout["recovery"]
+    assert told["fell"]["recall_at_capacity"] < told["before"]["recall_at_capacity"] - 0.03
+    assert told["recovered"]["savings"] > told["fell"]["savings"]
+    assert told["recovered"]["average_precision"] > told["fell"]["average_precision"] + 0.1
+
+
+def test_every_decision_of_a_gateway_is_there_once_however_often_it_was_killed(main_job: Demo, rollout: dict[str, Any]) -> None:
+    import gzip
+    import json
+
+    lines = [
+        json.loads(line)
+        for info in main_job.objects.list(LAYOUT.shipped_decisions())
+        for line in gzip.decompress(main_job.objects.get(info.key)).decode().splitlines()
+    ]
+    ramp = [line for line in lines if line["experiment"] == rollout["experiment"] and line["share"] > 0]
+    assert {line["assigned"] for line in ramp} == {"champion", "challenger"}
+    answers: dict[tuple[str, int], set[str]] = {}
+    for line in ramp:
+        answers.setdefault((line["entity_id"], line["epoch"]), set()).add(line["assigned"])
+    moved = sum(len(variants) > 1 for variants in answers.values())
+    assert moved == 0, "an entity changed its variant within an epoch"
+
+
+def test_the_alarm_is_handled_by_the_rollout_and_the_page_tells_its_story(main_job: Demo, rollout: dict[str, Any]) -> None:
+    alarms = Alarms(main_job.objects, LAYOUT)
+    first = next(alarm for alarm in alarms.all() if alarm["source"] == "monitor_model")
+    handled = main_job.objects.get_json(LAYOUT.handled_alarm(f"{first['id']}.json"))
+    assert rollout["experiment"] in handled["outcome"]
+    key = rollout["page"].partition("/fraud-lifecycle/")[2]
+    page = main_job.objects.get(key).decode()
+    assert rollout["experiment"] in page
+    assert "<svg" in page
+
+
+def test_the_gateway_tells_where_it_is(main_job: Demo, rollout: dict[str, Any]) -> None:
+    told = get(main_job, f"/v1/experiments/{NAME}")
+    assert rollout["experiment"] in str(told)
+    assert "promoted" in str(told)
+
+
+def test_a_backfill_retrains_history_and_touches_nothing_live(main_job: Demo, rollout: dict[str, Any]) -> None:
+    before: Any = main_job.stack.client("sagemaker").describe_endpoint(EndpointName="auto-claims-endpoint")
+    store = open_store(main_job.stack.experiments_url)
+    experiment = store.current(NAME)
+    wanted = {"dag_id": DAG, "from_date": "2026-05-10T00:00:00Z", "to_date": "2026-05-20T00:00:00Z", "max_active_runs": 1}
+    main_job.api.call("POST", "/backfills", json=wanted | {"reprocess_behavior": "failed"})
+    run = wait_for(lambda: next((run for run in main_job.api.runs(DAG) if run["run_type"] == "backfill"), None))
+    assert main_job.api.follow(DAG, run["dag_run_id"], 300, lambda _: None) == "success"
+    states = {task.task_id: task.state for task in main_job.api.tasks(DAG, run["dag_run_id"])}
+    assert states["register"] == "success"
+    assert states["close_without_rollout"] == states["bring_shadow"] == states["settle"] == "skipped"
+    package = main_job.api.xcom(DAG, run["dag_run_id"], "register")["model_package"]
+    assert "-history/" in package
+    after: Any = main_job.stack.client("sagemaker").describe_endpoint(EndpointName="auto-claims-endpoint")
+    assert after["EndpointConfigName"] == before["EndpointConfigName"]
+    assert store.current(NAME) == experiment
+
+
+def wait_for(look: Callable[[], Any], seconds: float = 120) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    return found
