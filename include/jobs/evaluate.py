@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from include.jobs.context import JobContext, JobError
 from include.jobs.dataset_file import DatasetFile
 from include.jobs.evaluation_report import html_report
 from include.jobs.model_archive import download, open_model
+from include.jobs.rollout_events import same_features
 from include.lifecycle import bias, calibration, costs, explain, gate, metrics
 from include.lifecycle.bootstrap import FloatArray, Interval, Resampled
 from include.lifecycle.domain import Domain, ReviewCapacity
@@ -110,7 +112,7 @@ def evaluate(domain: Domain, data: DatasetFile, challenger: model_file.Model, ch
     scores = challenger.scores(rows).astype(np.float64)
     ours = resampled(events, scores, economics)
     measured = ours.intervals(confidence)
-    comparison, standing = _against(champion, data, events, ours, economics, confidence)
+    comparison, standing = _against(champion, data, events, ours, economics, confidence, challenger.features)
     verdict = gate.decide(domain.gate, measured, events.prevalence, comparison)
     evaluation = {
         "domain": domain.name,
@@ -133,12 +135,19 @@ def evaluate(domain: Domain, data: DatasetFile, challenger: model_file.Model, ch
 
 
 def _against(
-    champion: model_file.Model | None, data: DatasetFile, events: Events, ours: Resampled, economics: Economics, confidence: float
+    champion: model_file.Model | None,
+    data: DatasetFile,
+    events: Events,
+    ours: Resampled,
+    economics: Economics,
+    confidence: float,
+    features: Sequence[str],
 ) -> tuple[gate.Comparison | None, dict[str, Any] | None]:
     """The comparison that the gate decides on, and what the report says of the champion."""
     if champion is None:
         return None, None
     standing: dict[str, Any] = {"as_of": champion.description.as_of, "metrics": None, "differences": None, "notes": []}
+    standing["other_features"] = same_features(champion.features, features)
     try:
         scores = champion.scores(data.matrix(champion.features)).astype(np.float64)
     except JobError as error:

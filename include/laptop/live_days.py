@@ -82,16 +82,19 @@ class LiveDays:
 
     def ask(self, first: date, last: date, *options: str) -> None:
         """Sends the events of these days to whoever scores them; StackError where one is not answered."""
-        command = ["replay", "--domain", self.demo.domain.name, "--first-day", first.isoformat(), "--last-day", last.isoformat(), *options]
+        self.job("replay", "--first-day", first.isoformat(), "--last-day", last.isoformat(), *options)
+
+    def job(self, name: str, *options: str) -> None:
+        """One of the jobs' commands on the stack's data; StackError where it fails."""
         done = subprocess.run(  # noqa: S603 - our own command
-            [sys.executable, "-m", "include.jobs", *command],
+            [sys.executable, "-m", "include.jobs", name, "--domain", self.demo.domain.name, *options],
             env=self.demo.stack.job_environment,
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             check=False,
         )
         if done.returncode:
-            raise StackError(f"sending the events of {first} to {last} failed; its reason stands above")
+            raise StackError(f"{name} {' '.join(options)} failed; its reason stands above")
 
     def watch(self, day: date) -> dict[str, Any]:
         """One run of monitor_model for the window that ends with the day."""

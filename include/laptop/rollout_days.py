@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from include import domains
 from include.laptop.processes import StackError
-from include.lifecycle.as_of import utc
+from include.lifecycle.as_of import iso, utc
 from include.lifecycle.experiment import Experiment
 from include.lifecycle.labels_wanted import wanted_frauds
 from include.stores.experiments import open_store
+from include.stores.layout import Layout
 
 if TYPE_CHECKING:
     from include.laptop.airflow_api import TaskState
@@ -180,7 +181,22 @@ class RolloutDays:
             "page": self.demo.stack_url(page["page"]) if page else None,
             "shares": [{"as_of": entry.as_of, "stage": entry.stage, "share": entry.share} for entry in entries],
         }
+        if experiment.stage != "promoted" and any(entry.stage == "ramp" for entry in entries):
+            summary["extra_cost"] = self._cost_of_the_ramp(experiment)
         return summary | {"recovery": self._recovery() if experiment.stage == "promoted" else None}
+
+    def _cost_of_the_ramp(self, experiment: Experiment) -> float:
+        """What the challenger's live decisions cost above the champion's, once the truth about all of them is known."""
+        with self.demo.stage("cost", "rollout-evidence: what the ramp cost, once the truth about it has matured"):
+            first, more = self.yesterday + timedelta(days=1), self.domain.label.maturity
+            self.yesterday = min(self.yesterday + more, self.last)
+            self.days.ingest(first, self.yesterday)
+            layout, objects = Layout(self.domain.name), self.demo.objects
+            output = layout.experiment(experiment.id, "cost")
+            as_of = iso(datetime.combine(self.yesterday + timedelta(days=1), datetime.min.time(), UTC))
+            ramp = objects.uri(layout.experiment(experiment.id, "ramp.json"))
+            self.days.job("rollout-evidence", "--experiment", ramp, "--as-of", as_of, "--output", objects.uri(output))
+            return float(objects.get_json(f"{output}/evidence.json")["extra_cost"] or 0.0)
 
     def _recovery(self) -> dict[str, Any]:
         """The measured quality of the live model before the drift, after it, and of the new champion, in the same metrics."""

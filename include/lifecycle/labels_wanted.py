@@ -15,7 +15,8 @@ _DEFAULT_LOSS = 0.05
 
 def wanted_frauds(domain: Domain) -> int:
     """How many matured frauds since a drift began: as many as the domain says (``Rollout.wanted_frauds``), else as many as show a loss of
-    recall worth an alarm (``Monitoring.minimum_quality_loss``). Fewer would neither teach the new model the new fraud nor tell whether it has learned it."""
+    recall worth an alarm (``Monitoring.minimum_quality_loss``). Fewer would neither teach the new model the new fraud nor tell whether it
+    has learned it."""
     asked = domain.rollout.wanted_frauds
     return asked if asked is not None else frauds_to_see(domain.monitoring.minimum_quality_loss.get(_LOSS_OF, _DEFAULT_LOSS))
 

@@ -154,7 +154,10 @@ def offline_verdict(domain: Domain, run: Mapping[str, Any], evaluation: Mapping[
         return "a backfill: its model is in the registry's history group, and nothing live is touched"
     if not gate_passed:
         return "the gate refused it: " + " ".join(evaluation["gate"]["reasons"])
-    difference = ((evaluation["champion"] or {}).get("differences") or {}).get("savings")
+    champion = evaluation["champion"] or {}
+    if champion.get("other_features"):
+        return f"{champion['other_features']}: no copy of a live request means the same to both. Deploy it by train_model's approval instead"
+    difference = (champion.get("differences") or {}).get("savings")
     if difference is None or difference["value"] is None:
         return "it could not be compared with the champion on the same events"
     shown = f"{difference['value']:+.3f} of the cost without a model ({difference['low']:+.3f} to {difference['high']:+.3f})"

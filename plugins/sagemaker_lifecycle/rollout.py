@@ -353,17 +353,18 @@ def _reject(experiment: Experiment) -> None:
 
 
 def keep_history(domain: Domain, store: ExperimentStore, experiment: Experiment) -> str:
-    """Puts the rollout's whole history beside the models, for the page and for whoever asks later; returns its URI."""
+    """Puts the rollout's whole history beside the models, for the page and for whoever asks later; returns its URI. ``ramp.json`` beside it is the
+    experiment as it was in its ramp: what ``rollout-evidence`` wants to say, once all labels are known, what the ramp cost."""
     objects, layout = object_store(), Layout(domain.name)
     evidence: dict[str, Any] = {}
     for stage in ("shadow", "ramp"):
         key = layout.experiment(experiment.id, f"{stage}_evidence.json")
         evidence[stage] = objects.get_json(key) if objects.exists(key) else None
-    content = {
-        "experiment": experiment.as_json(),
-        "entries": [asdict(entry) for entry in store.history(experiment.id)],
-        "evidence": evidence,
-    }
+    entries = store.history(experiment.id)
+    content = {"experiment": experiment.as_json(), "entries": [asdict(entry) for entry in entries], "evidence": evidence}
+    if began := next((entry.as_of for entry in entries if entry.stage == "ramp"), None):
+        ramp = experiment.but(stage="ramp", stage_since=began)
+        objects.put_json(layout.experiment(experiment.id, "ramp.json"), ramp.as_json())
     return objects.put_json(layout.experiment(experiment.id, "history.json"), content)
 
 

@@ -168,6 +168,7 @@ def compared(value: float | None) -> dict[str, Any]:
         (compared(None), True, False, "could not be compared"),
         ({"gate": {"reasons": []}, "champion": None}, True, False, "could not be compared"),
         (compared(0.5), False, False, "too few frauds"),
+        ({**compared(0.5), "champion": {"other_features": "the challenger lacks amount"}}, True, False, "lacks amount: no copy"),
         (compared(0.5), True, True, "a backfill"),
     ],
 )
