@@ -165,19 +165,17 @@ def _paired(
 # ---------------------------------------------------------------------------------------------------------------------------- ramp
 
 
-def ramp_answers(experiment: Experiment, decisions: Sequence[Decision], models: Contenders) -> Answered:
-    """Decisions about events since the ramp began, each with both models' scores of the features that were sent. Those that no lot assigned, for
-    the challenger's share was 0 or all, are counted and left out."""
-    since = max(utc(experiment.opened), utc(experiment.stage_since or experiment.opened))
-    of_stage = [each for each in decisions if each.event_time >= since]
-    kept = [each for each in of_stage if 0 < each.share < 1]
+def ramp_answers(decisions: Sequence[Decision], models: Contenders) -> Answered:
+    """The ramp's decisions, each with both models' scores of the features that were sent. Those that no lot assigned, for the challenger's share was
+    0 or all, are counted and left out. An event may be older than the ramp: it is decided about when it is reported."""
+    kept = [each for each in decisions if 0 < each.share < 1]
     matrix = np.stack([each.features for each in kept]) if kept else np.empty((0, len(models.features)), np.float32)
     scores = [model.scores(matrix).astype(np.float64) if kept else [] for model in models]
     columns: list[Any] = [[getattr(each, name) for each in kept] for name in ("inference_id", "event_time", "entity_id", "amount")]
     table = pa.table([pa.array(values, kind) for values, kind in zip([*columns, *scores], TRIED.types, strict=True)], schema=TRIED)
     for name, kind in (("assigned_challenger", pa.bool_()), ("share", pa.float64()), ("wanted", pa.bool_())):
         table = table.append_column(name, pa.array([getattr(each, name) for each in kept], kind))
-    return Answered(table, {"before": len(decisions) - len(of_stage), "no_lot": len(of_stage) - len(kept)})
+    return Answered(table, {"no_lot": len(decisions) - len(kept)})
 
 
 # --------------------------------------------------------------------------------------------------------------------------- truth

@@ -127,7 +127,7 @@ def _shadow(
 def _ramp(
     context: JobContext, experiment: Experiment, decisions: list[Decision], models: Contenders, as_of: datetime, scratch: Path
 ) -> dict[str, Any]:
-    answered = ramp_answers(experiment, decisions, models)
+    answered = ramp_answers(decisions, models)
     matured = with_truth(context, answered.table, as_of, scratch)
     decided = _decided(context, experiment, matured, _observed_in_ramp(context, experiment, matured))
     return {

@@ -304,7 +304,8 @@ def add_rollout(table: TextTable, rollout: dict[str, Any]) -> None:
     if rollout["extra_cost"] is not None:
         spent = rollout["extra_cost"]
         words = "more than the champion would have" if spent > 0 else "less than the champion would have"
-        table.add_row("the ramp cost", f"{abs(spent):,.0f} {rollout['currency']} {words}, on the events that the challenger decided")
+        events = f"the {rollout['decided']:,} events" if rollout["decided"] is not None else "the events"
+        table.add_row("the ramp cost", f"{abs(spent):,.0f} {rollout['currency']} {words}, on {events} that the challenger decided")
     for name, told in (rollout["recovery"] or {}).items():
         shown = ", ".join(f"{metric.replace('_', ' ')} {value:.3f}" for metric, value in told.items() if value is not None)
         label = {"before": "before the drift", "fell": "after it, old model", "recovered": "after it, new model"}[name]

@@ -177,15 +177,16 @@ class RolloutDays:
             "as_of": experiment.as_of,
             "challenger": experiment.challenger.model_package,
             "extra_cost": spent[-1] if spent else None,
+            "decided": None,
             "currency": self.domain.costs.currency,
             "page": self.demo.stack_url(page["page"]) if page else None,
             "shares": [{"as_of": entry.as_of, "stage": entry.stage, "share": entry.share} for entry in entries],
         }
         if experiment.stage != "promoted" and any(entry.stage == "ramp" for entry in entries):
-            summary["extra_cost"] = self._cost_of_the_ramp(experiment)
+            summary |= self._cost_of_the_ramp(experiment)
         return summary | {"recovery": self._recovery() if experiment.stage == "promoted" else None}
 
-    def _cost_of_the_ramp(self, experiment: Experiment) -> float:
+    def _cost_of_the_ramp(self, experiment: Experiment) -> dict[str, Any]:
         """What the challenger's live decisions cost above the champion's, once the truth about all of them is known."""
         with self.demo.stage("cost", "rollout-evidence: what the ramp cost, once the truth about it has matured"):
             first, more = self.yesterday + timedelta(days=1), self.domain.label.maturity
@@ -196,7 +197,9 @@ class RolloutDays:
             as_of = iso(datetime.combine(self.yesterday + timedelta(days=1), datetime.min.time(), UTC))
             ramp = objects.uri(layout.experiment(experiment.id, "ramp.json"))
             self.days.job("rollout-evidence", "--experiment", ramp, "--as-of", as_of, "--output", objects.uri(output))
-            return float(objects.get_json(f"{output}/evidence.json")["extra_cost"] or 0.0)
+            evidence = objects.get_json(f"{output}/evidence.json")
+            decided = sum(day["events"] for day in evidence["arms"]["challenger"])
+            return {"extra_cost": evidence["extra_cost"], "decided": decided}
 
     def _recovery(self) -> dict[str, Any]:
         """The measured quality of the live model before the drift, after it, and of the new champion, in the same metrics."""

@@ -298,7 +298,7 @@ def next_task(context: Context, domain: Domain, stage: str) -> list[str]:
 
 def promote(identity: str) -> None:
     """The rollout's good end: the endpoint carries the challenger's model alone. Skips where a person has ended it at the last moment."""
-    present = end_rollout(identity, "promoted", "the challenger is the champion now", POLICY)
+    present = end_rollout(identity, "promoted", "The challenger is the champion now.", POLICY)
     if present.stage != "promoted":
         raise AirflowSkipException(f"the rollout has ended as {present.stage}: {present.why}")
 
@@ -330,7 +330,7 @@ def settle(domain: Domain, context: Context, previous_config: str | None) -> dic
             why = f"{', '.join(failures) or 'a task of the run'} failed: the champion has all traffic again"
             present = end_rollout(identity, "rolled_back", why, POLICY)
         else:
-            present = end_rollout(identity, "stopped", f"not released by {who}", who)
+            present = end_rollout(identity, "stopped", f"Not released by {who}", who)
     if present.stage != "promoted":
         _reject(present)
     live = model_registry().live(domain.name)
@@ -362,9 +362,8 @@ def keep_history(domain: Domain, store: ExperimentStore, experiment: Experiment)
         evidence[stage] = objects.get_json(key) if objects.exists(key) else None
     entries = store.history(experiment.id)
     content = {"experiment": experiment.as_json(), "entries": [asdict(entry) for entry in entries], "evidence": evidence}
-    if began := next((entry.as_of for entry in entries if entry.stage == "ramp"), None):
-        ramp = experiment.but(stage="ramp", stage_since=began)
-        objects.put_json(layout.experiment(experiment.id, "ramp.json"), ramp.as_json())
+    if any(entry.stage == "ramp" for entry in entries):
+        objects.put_json(layout.experiment(experiment.id, "ramp.json"), experiment.but(stage="ramp").as_json())
     return objects.put_json(layout.experiment(experiment.id, "history.json"), content)
 
 

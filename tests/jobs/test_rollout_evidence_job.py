@@ -203,7 +203,7 @@ def test_the_ramp_scores_both_models_on_the_features_that_were_sent(store: Objec
     written = ramp(store)
     costs = {slot: found.cost(found.wants(slot)) for slot in (CHAMPION, CHALLENGER)}
     assert (written["stage"], written["events"], written["unpaired"], written["shadow_scores"]) == ("ramp", len(found.ids), 0, None)
-    assert written["left_out"] == {"damaged": 0, "another_experiment": 0, "overridden": 0, "repeated": 10, "before": 0, "no_lot": 0}
+    assert written["left_out"] == {"damaged": 0, "another_experiment": 0, "overridden": 0, "repeated": 10, "no_lot": 0}
     assert written["difference"]["value"] == pytest.approx((costs[CHALLENGER] - costs[CHAMPION]).mean())
     challenger = np.array([row["assigned"] == CHALLENGER for row in rows])
     assert 0 < challenger.sum() < len(rows)
@@ -224,7 +224,6 @@ def test_what_is_no_evidence_of_the_ramp_is_left_out_and_counted(store: ObjectSt
         rows[0] | {"inference_id": "b", "experiment": None},
         rows[0] | {"inference_id": "c", "override": True},
         rows[0] | {"inference_id": "d", "share": 0.0, "assigned": CHAMPION},
-        rows[0] | {"inference_id": "e", "event_time": "2026-03-29T23:59:59Z"},
         rows[0] | {"wanted": not rows[0]["wanted"], "decided_at": "2027-01-01T00:00:00Z"},
     ]
     damaged: list[Any] = [
@@ -240,7 +239,7 @@ def test_what_is_no_evidence_of_the_ramp_is_left_out_and_counted(store: ObjectSt
     store.put(LAYOUT.shipped_decisions(date(2026, 11, 22), "broken.jsonl.gz"), gzip.compress(b"x" * 1000)[:20])
     clean = {key: ramp(store)[key] for key in ("events", "difference", "extra_cost", "sample_ratio")}
     written = ramp(store)
-    assert written["left_out"] == {"damaged": 9, "another_experiment": 2, "overridden": 1, "repeated": 1, "before": 1, "no_lot": 1}
+    assert written["left_out"] == {"damaged": 9, "another_experiment": 2, "overridden": 1, "repeated": 1, "no_lot": 1}
     assert written["events"] == len(rows)
     ship(store, rows)
     again = ramp(store)
