@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ import numpy as np
 
 from bench.report import Figure, publish
 from bench.serving import ENVIRONMENTS, FEATURES, ROOT, Connection, free_port, make_model, running
+from include.lifecycle.as_of import iso
+from include.lifecycle.domain import Guardrails, Rollout
 from include.lifecycle.experiment import Contender, Experiment
 from include.lifecycle.names import endpoint_name, package_group
 from include.stores.experiments import open_store
@@ -214,7 +217,8 @@ def deploy(image: str, scratch: Path) -> str:
     store = open_store(url)
     store.ensure()
     created = store.create(Experiment("bench", DOMAIN, ENDPOINT, contenders["champion"], contenders["challenger"], opened, as_of=opened))
-    store.save(created.but(stage="ramp", share=SHARE, step=1))
+    policy = Rollout(guardrails=Guardrails(heartbeat=timedelta(days=1)))  # for as long as this takes, nobody looks at guardrails
+    store.save(created.but(stage="ramp", share=SHARE, step=1, step_began=iso(datetime.now(UTC)), policy=policy))
     return url
 
 

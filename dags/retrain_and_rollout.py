@@ -17,7 +17,7 @@ nothing live.
    **run_ramp** returns all traffic to the champion at once when a guardrail trips or harm is shown, and ends when the challenger is shown not to be
    worse live;
 7. **take_all_traffic → approve → … → finish**: all traffic, the registry, then one variant again; the old model stays for the way back.
-   Whatever else happened, **settle** and **return_to_champion** leave the champion with all traffic. **report** is the rollout's page: every
+   Whatever else happened, **settle** and **settle_endpoint** leave the champion with all traffic. **report** is the rollout's page: every
    decision with its evidence, and the plot.
 
 An approver is asked before 6 and before 7 where the domain says so (`Rollout.approve_ramp`, `approve_promotion`) or the form does; meanwhile
@@ -27,7 +27,7 @@ An approver is asked before 6 and before 7 where the domain says so (`Rollout.ap
 
 | The log says | What to do |
 |---|---|
-| you want it to stop, now | Trigger `steer_rollout` with *stop* (or *roll_back*, *promote*, *set_share*) and why; `make job CMD="steer --domain … --action stop --why …"` and `POST /v1/experiments/<domain>/commands` do the same. It is done within a poll interval. |
+| you want it to stop, now | Trigger `steer_rollout` with *stop* (or *roll_back*, *promote*, *set_share*) and why; `make job CMD="steer --domain … --action stop --why …"` and `POST /v1/experiments/<domain>/commands` do the same. It is done at once. |
 | `… matured frauds since … are known` from **wait_for_labels** | It waits for labels. Do deliveries and `ingest_data` go on? The deadline is `Rollout.wait_at_most`. |
 | `it saves no more than the champion` from **compare** | The retrained model is not better: open the report of **evaluate**. If fraud has changed in a way that no feature shows, that is the work to do. |
 | `rollout … is in its stage …` from **read_alarms** | Skipped: one rollout at a time. The alarm stays open for the next run. |
@@ -37,7 +37,7 @@ An approver is asked before 6 and before 7 where the domain says so (`Rollout.ap
 """
 
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, get_current_context, task
-from sagemaker_lifecycle import retraining, rollout
+from sagemaker_lifecycle import retraining, rollout, rollout_end
 from sagemaker_lifecycle.defaults import Tag, alert, as_of_param, dag_settings
 from sagemaker_lifecycle.endpoints import (
     BringEndpointToOperator,
@@ -59,9 +59,9 @@ PARAMS = {
     "as_of": as_of_param("Retrain with what was known at this instant (UTC), or later. Empty: what is ingested now; in a backfill its interval's end."),
     "approval": Param(
         "as the domain says",
-        enum=["as the domain says", "automatic", "ask"],
+        enum=["as the domain says", "ask"],
         title="Approval",
-        description="ask: one of the domain's approvers releases the ramp, and the promotion. automatic: the evidence is enough.",
+        description="ask: one of the domain's approvers releases the ramp, and the promotion, also where the domain would let the evidence be enough.",
     ),
 }
 
@@ -112,7 +112,9 @@ def retrain_and_rollout(domain: Domain) -> None:
         create_champion_model = ModelFromPackageOperator(task_id="create_champion_model", domain=domain.name, model_package=champion)
         create_challenger_model = ModelFromPackageOperator(task_id="create_challenger_model", domain=domain.name, model_package=challenger, trial=True)
         create_shadow_config = ShadowConfigOperator(task_id="create_shadow_config", domain=domain.name, **both)
-        bring_shadow = BringEndpointToOperator(task_id="bring_shadow", domain=domain.name, endpoint_config=create_shadow_config.output)
+        bring_shadow = BringEndpointToOperator(
+            task_id="bring_shadow", domain=domain.name, endpoint_config=create_shadow_config.output, replaces=[planned["previous_config"]]
+        )
 
         @task(multiple_outputs=True)
         def begin_shadow(run: dict, model_package: str, endpoint_config: str) -> dict:
@@ -123,14 +125,16 @@ def retrain_and_rollout(domain: Domain) -> None:
 
         @task.branch
         def choose_after_shadow(stage: str) -> list[str]:
-            return rollout.next_task(get_current_context(), domain, stage)
+            return rollout_end.next_task(get_current_context(), domain, stage)
 
         # ramp
-        ask_before_ramp = _ask(domain, "ask_before_ramp", "Let the challenger decide for some of the traffic", "create_ramp_config")
+        ask_before_ramp = _ask(domain, "ask_before_ramp", "Let the challenger decide for some of the traffic", "create_ramp_config", "refuse_ramp")
         create_ramp_config = RampConfigOperator(
             task_id="create_ramp_config", domain=domain.name, trigger_rule="none_failed_min_one_success", **both
         )
-        bring_ramp = BringEndpointToOperator(task_id="bring_ramp", domain=domain.name, endpoint_config=create_ramp_config.output)
+        bring_ramp = BringEndpointToOperator(
+            task_id="bring_ramp", domain=domain.name, endpoint_config=create_ramp_config.output, replaces=[create_shadow_config.output]
+        )
 
         @task
         def begin_ramp(experiment: str, endpoint_config: str) -> None:
@@ -141,10 +145,10 @@ def retrain_and_rollout(domain: Domain) -> None:
 
         @task.branch
         def choose_after_ramp(stage: str) -> list[str]:
-            return rollout.next_task(get_current_context(), domain, stage)
+            return rollout_end.next_task(get_current_context(), domain, stage)
 
         # promotion
-        ask_before_promotion = _ask(domain, "ask_before_promotion", "Give the challenger all the traffic", "take_all_traffic")
+        ask_before_promotion = _ask(domain, "ask_before_promotion", "Give the challenger all the traffic", "take_all_traffic", "refuse_promotion")
 
         watch_while_asked = rollout.RolloutStageOperator(
             task_id="watch_while_asked",
@@ -154,10 +158,18 @@ def retrain_and_rollout(domain: Domain) -> None:
             trigger_rule="none_failed_min_one_success",
         )
 
-        @task(trigger_rule="none_failed_min_one_success")
-        def take_all_traffic(experiment: str) -> None:
+        @task
+        def refuse_ramp(experiment: str) -> None:
+            rollout.refuse(experiment, get_current_context()["ti"].xcom_pull(task_ids="ask_before_ramp", key="decision"))
+
+        @task
+        def refuse_promotion(experiment: str) -> None:
+            rollout.refuse(experiment, get_current_context()["ti"].xcom_pull(task_ids="ask_before_promotion", key="decision"))
+
+        @task(trigger_rule="none_failed_min_one_success", multiple_outputs=True)
+        def take_all_traffic(experiment: str) -> dict:
             released = get_current_context()["ti"].xcom_pull(task_ids="ask_before_promotion", key="decision")
-            rollout.take_all_traffic(experiment, released or "")
+            return rollout.take_all_traffic(experiment, released or "")
 
         taken = take_all_traffic(begun["experiment"])
         approve = SetApprovalOperator(
@@ -165,11 +177,17 @@ def retrain_and_rollout(domain: Domain) -> None:
             status="Approved",
             model_package=challenger,
             route="approve",
-            decision="{{ ti.xcom_pull(task_ids='ask_before_promotion', key='decision') or 'the evidence of rollout ' ~ ti.xcom_pull(task_ids='begin_shadow')['experiment'] }}",
+            decision="{{ ti.xcom_pull(task_ids='ask_before_promotion', key='decision') or 'the rollout' }}: rollout {{ ti.xcom_pull(task_ids='begin_shadow')['experiment'] }}, {{ ti.xcom_pull(task_ids='take_all_traffic')['why'] }}",
         )
         create_promoted_model = ModelFromPackageOperator(task_id="create_promoted_model", domain=domain.name, model_package=challenger)
         create_single_config = SingleVariantConfigOperator(task_id="create_single_config", domain=domain.name, model_package=challenger)
-        bring_single = BringEndpointToOperator(task_id="bring_single", domain=domain.name, endpoint_config=create_single_config.output)
+        bring_single = BringEndpointToOperator(
+            task_id="bring_single",
+            domain=domain.name,
+            endpoint_config=create_single_config.output,
+            # the shadow's where a person promoted from there
+            replaces=["{{ ti.xcom_pull(task_ids='create_ramp_config') }}", create_shadow_config.output],
+        )
 
         @task(outlets=[assets.live_model(domain.name)])
         def finish(experiment: str, planned: dict, model_package: str) -> None:
@@ -183,12 +201,11 @@ def retrain_and_rollout(domain: Domain) -> None:
         # the end, whatever happened
         @task(trigger_rule="all_done", multiple_outputs=True)
         def settle() -> dict:
-            context = get_current_context()
-            return rollout.settle(domain, context, context["ti"].xcom_pull(task_ids="plan", key="previous_config"))
+            return rollout_end.settle(domain, get_current_context())
 
         settled = settle()
-        return_to_champion = BringEndpointToOperator(
-            task_id="return_to_champion", domain=domain.name, endpoint_config=settled["endpoint_config"], undoing=settled["undoing"]
+        settle_endpoint = BringEndpointToOperator(
+            task_id="settle_endpoint", domain=domain.name, endpoint_config=settled["endpoint_config"], undoing=settled["undoing"]
         )
         report = DomainProcessingOperator(
             task_id="report",
@@ -204,24 +221,28 @@ def retrain_and_rollout(domain: Domain) -> None:
         @task(retries=0, trigger_rule="none_failed_min_one_success")
         def tell(settled: dict) -> None:
             page = get_current_context()["ti"].xcom_pull(task_ids="report", key="reports")
-            rollout.tell_of_rollout(domain, settled, page and page["page"])
+            rollout_end.tell_of_rollout(domain, settled, page and page["page"])
 
         compared >> [close_without_rollout(run, challenger), planned]
         planned >> [create_champion_model, create_challenger_model] >> create_shadow_config >> begun >> bring_shadow >> run_shadow
         after_shadow = choose_after_shadow(run_shadow.output["stage"])
         after_shadow >> [ask_before_ramp, create_ramp_config, ask_before_promotion, watch_while_asked, taken]
-        ask_before_ramp >> create_ramp_config >> bring_ramp >> begin_ramp(begun["experiment"], create_ramp_config.output) >> run_ramp
+        # whoever says no to the ramp is not asked about the promotion
+        ask_before_ramp >> [create_ramp_config, ask_before_promotion, watch_while_asked, taken]
+        ask_before_ramp >> refuse_ramp(begun["experiment"]) >> settled
+        create_ramp_config >> bring_ramp >> begin_ramp(begun["experiment"], create_ramp_config.output) >> run_ramp
         after_ramp = choose_after_ramp(run_ramp.output["stage"])
         after_ramp >> [ask_before_promotion, watch_while_asked, taken]
+        ask_before_promotion >> refuse_promotion(begun["experiment"]) >> settled
         ask_before_promotion >> taken >> approve >> create_promoted_model >> create_single_config >> bring_single >> finished
-        [after_shadow, after_ramp, watch_while_asked, finished] >> settled
-        settled >> return_to_champion >> report >> tell(settled)
+        [after_shadow, after_ramp, finished] >> settled  # not watch_while_asked: what is settled ends that, too
+        settled >> settle_endpoint >> report >> tell(settled)
         settled >> report
 
     build()
 
 
-def _ask(domain: Domain, task_id: str, question: str, then: str) -> AskForApprovalOperator:
+def _ask(domain: Domain, task_id: str, question: str, then: str, otherwise: str) -> AskForApprovalOperator:
     return AskForApprovalOperator(
         task_id=task_id,
         subject=f"{question}? ({domain.title})",
@@ -229,7 +250,8 @@ def _ask(domain: Domain, task_id: str, question: str, then: str) -> AskForApprov
         "Challenger: {{ ti.xcom_pull(task_ids='register')['model_package'] }}",
         options=["Approve", "Reject"],
         params={"why": Param("", type="string", title="Why", description="Kept with the rollout and the model package.")},
-        options_mapping={"Approve": then, "Reject": "settle"},
+        options_mapping={"Approve": then, "Reject": otherwise},
+        unanswered="the rollout ends as stopped",
         assigned_users=[{"id": user, "name": user} for user in domain.approval.approvers],
         response_timeout=domain.approval.response_within,
         trigger_rule="none_failed_min_one_success",

@@ -1,8 +1,8 @@
 """
 ### A person's hand on a rollout: stop it, promote it, roll it back, or set the challenger's share
 
-Trigger it with an action and a reason; who triggered it is recorded with both in the rollout's history. The rollout does it at its next look, within a
-poll interval, and refuses what makes no sense in its stage, with the reason in its history.
+Trigger it with an action and a reason; who triggered it is recorded with both in the rollout's history. It is done at once: gateways see it within a second
+or two, and the run of `retrain_and_rollout` changes the endpoint and the registry. What makes no sense in a stage is refused, with the reason.
 
 - **stop**: the challenger gets no traffic any more; the rollout ends as stopped;
 - **roll_back**: the same, as a judgement on the challenger;
@@ -14,7 +14,8 @@ poll interval, and refuses what makes no sense in its stage, with the reason in 
 | The log says | What to do |
 |---|---|
 | `no rollout of … is under way` | There is nothing to steer. To go back to an earlier model, trigger `deploy_model` with its package. |
-| done, but nothing happens | Does `retrain_and_rollout` run, and the triggerer? The command waits in the store until they do. Traffic can be returned without them: `deploy_model` with the champion's package. |
+| the endpoint still carries both models | Does `retrain_and_rollout` run, and the triggerer? They take the second variant away; gateways do not send anybody to it any more. |
+| this DAG cannot run, because Airflow is down | `python -m include.jobs steer`, or the gateway's `POST /v1/experiments/<domain>/commands`: neither needs Airflow. |
 """
 
 from datetime import timedelta
@@ -28,7 +29,7 @@ from include.lifecycle.domain import Domain
 from include.lifecycle.experiment import ACTIONS
 
 PARAMS = {
-    "action": Param("stop", enum=list(ACTIONS), title="Action", description="What the rollout is to do at its next look."),
+    "action": Param("stop", enum=list(ACTIONS), title="Action", description="What the rollout is to do, at once."),
     "share": Param(
         None, type=["null", "number"], exclusiveMinimum=0, exclusiveMaximum=1, title="Share", description="For set_share: of the entities, 0 to 1."
     ),

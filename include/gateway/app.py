@@ -40,7 +40,9 @@ from include.gateway.words import (
 )
 from include.lifecycle.as_of import iso
 from include.lifecycle.experiment import Command, Experiment
-from include.stores.experiments import ExperimentStore, ExperimentStoreError
+from include.lifecycle.names import digest
+from include.lifecycle.rollout import refusal
+from include.stores.experiments import ExperimentStore, ExperimentStoreError, heed
 
 _log = logging.getLogger(__name__)
 _OUTCOMES = TypeAdapter(list[Outcome])
@@ -101,7 +103,8 @@ def application(options: Options, store: ExperimentStore, access: Access) -> Fas
         responses=_ERRORS | {409: {"model": OutcomeAnswer, "description": "a single outcome that contradicts an earlier one"}},
         openapi_extra=_body(either, {"one": _OUTCOME_EXAMPLE, "several": [_OUTCOME_EXAMPLE]}))  # fmt: skip
     add("/v1/experiments/{domain}", experiment, methods=["GET"], responses=_ERRORS, summary="How a rollout goes")
-    add("/v1/experiments/{domain}/commands", command, methods=["POST"], status_code=202, response_model=CommandAnswer, responses=_ERRORS,
+    add("/v1/experiments/{domain}/commands", command, methods=["POST"], status_code=202, response_model=CommandAnswer,
+        responses=_ERRORS | {409: {"model": ErrorAnswer, "description": "it cannot be done as things stand"}},
         summary="Stop, promote or roll back a rollout, or move its share", openapi_extra=_body(CommandRequest.model_json_schema(), {
             "stop": {"action": "stop", "why": "the call centre is swamped"},
             "more": {"action": "set_share", "share": 0.1, "why": "agreed with risk", "id": "CHG-1234"}}))  # fmt: skip
@@ -212,13 +215,21 @@ async def command(request: Request, domain: str) -> Response:
     found = await _current(service, request, domain)
     if found is None:
         raise Problem(404, f"{domain} has no rollout")
-    if found.ended:
-        raise Problem(409, f"the rollout {found.id} has ended ({found.stage}): there is nothing to command")
     who = request.scope["caller"].name
-    given = Command(asked.id or uuid.uuid4().hex, asked.action, who, asked.why, asked.share)
-    await _of_store(service.store.give, found.id, given)
-    _log.info("%s asks %s of %s: %s", who, asked.action, found.id, asked.why)
-    return JSONResponse({"id": given.id, "experiment": found.id, "action": given.action, "who": who}, 202)
+    given = Command(_command_id(asked), asked.action, who, asked.why, asked.share)
+    if refused := refusal(found, given):
+        raise Problem(409, f"{given.action} of {found.id} is not done: {refused}")
+    after: Experiment = await _of_store(heed, service.store, found.id, given, iso(utc_now()))
+    _log.info("%s asks %s of %s (%s now): %s", who, asked.action, found.id, after.stage, asked.why)
+    answer = {"id": given.id, "experiment": found.id, "action": given.action, "who": who, "stage": after.stage, "share": after.share}
+    return JSONResponse(answer, 202)
+
+
+def _command_id(asked: CommandRequest) -> str:
+    """The same for the same wish under the caller's id; another wish under it (one ticket, two steps) is another command."""
+    if asked.id is None:
+        return uuid.uuid4().hex
+    return digest([asked.id, asked.action, asked.share], 32)
 
 
 async def flush(request: Request) -> Response:

@@ -34,23 +34,31 @@ class Refused(Exception):
 
 
 class Access:
-    """Whose keys count, read again when the file changes. ``path`` None: no keys; then only this machine is listened to."""
+    """Whose keys count, read again when the file changes. ``path`` None: no keys; then only this machine is listened to. KeysError for a file that
+    nobody could come in by: no gateway is begun for that."""
 
     def __init__(self, path: Path | None, rate: float) -> None:
         self._path = path
-        self._read_at = path.stat().st_mtime_ns if path else 0
+        self._read_at = path.stat().st_mtime_ns if path and path.exists() else None
         self._keys = Keys.read(path) if path else None
+        if self._keys is not None and not self._keys.callers:
+            raise KeysError(f"{path} holds no key: `python -m include.gateway key NAME --keys {path}` makes one")
         self._buckets = TokenBucket(rate)
 
     def refresh(self) -> None:
-        """A key whose line is gone is out of use. A file that cannot be used changes nothing, and is complained about in the log."""
+        """A key whose line is gone is out of use, the last one too, and so are all when the file is gone. A file that cannot be used changes nothing,
+        and is complained about in the log."""
         if self._path is None:
             return
         try:
             changed = self._path.stat().st_mtime_ns
             if changed != self._read_at:
                 self._read_at, self._keys = changed, Keys.read(self._path)
-                _log.info("the keys of %s count from now on", self._path)
+                _log.info("the %d keys of %s count from now on", len(self._keys.callers), self._path)
+        except FileNotFoundError:
+            if self._read_at is not None:
+                self._read_at, self._keys = None, Keys({})
+                _log.warning("%s is gone: no key counts any more", self._path)
         except (OSError, KeysError) as error:
             _log.error("the keys were not read again: %s", error)
 

@@ -41,7 +41,7 @@ class Keys:
 
     @classmethod
     def read(cls, path: Path) -> Keys:
-        """KeysError where the file is not there, others than its owner could read or change it, or a line is none."""
+        """KeysError where the file is not there, others than its owner could read or change it, or a line is none. A file of no lines is nobody's."""
         try:
             mode = path.stat().st_mode
             text = path.read_text(encoding="ascii")
@@ -60,8 +60,6 @@ class Keys:
             if unknown := set(words[1:]) - set(RIGHTS):
                 raise KeysError(f"{path}, line {number}: no right is called {min(unknown)!r}; there are {', '.join(RIGHTS)}")
             callers[bytes.fromhex(words[0])] = Caller(name.strip(), frozenset(words[1:] or RIGHTS))
-        if not callers:
-            raise KeysError(f"{path} holds no key: `python -m include.gateway key NAME --keys {path}` makes one")
         return cls(callers)
 
     def caller(self, key: str) -> Caller | None:

@@ -10,14 +10,16 @@ import tarfile
 import time
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from include import domains
+from include.lifecycle.as_of import utc
 from include.lifecycle.domain import Domain
-from include.lifecycle.experiment import CHALLENGER, CHAMPION, Contender, Experiment
+from include.lifecycle.experiment import CHALLENGER, Contender, Experiment
 from include.lifecycle.names import endpoint_name
 from include.stores.experiments import ExperimentStore, ExperimentStoreError
 from include.stores.objects import ObjectNotFoundError, ObjectStore
@@ -43,19 +45,23 @@ class Model:
 
 @dataclass(frozen=True)
 class Carried:
-    """What an endpoint carries. ``variants``: its production variants; ``champion``: the model of the one that has the traffic to itself."""
+    """What an endpoint carries. ``variants``: its production variants; ``champion``: the model of the one that has the traffic to itself.
+    ``lacking``: what its package does not say, though nothing but an experiment could decide without it; empty: nothing."""
 
     config: str
     variants: tuple[str, ...]
     champion: Model
+    lacking: str = ""
 
 
 @dataclass(frozen=True)
 class View:
     """All that a request of the domain is judged by.
 
-    ``experiment``: one that has not ended, or one that was promoted while the endpoint still has both variants. ``challenger``: None without an
-    experiment, and where the model cannot be used (``problem`` says why). ``variants``: the endpoint's production variants."""
+    ``experiment``: one that has not ended, or one that was promoted while the endpoint still has both variants; None where the endpoint carries
+    another champion than the experiment's. ``challenger``: None without an experiment, and where the model cannot be used (``problem`` says why).
+    ``variants``: the endpoint's production variants. ``watched_until``: the clock's instant up to which the experiment may split traffic without
+    somebody looking at its guardrails again; None: it splits none."""
 
     domain: Domain
     endpoint: str
@@ -64,23 +70,47 @@ class View:
     challenger: Model | None = None
     experiment: Experiment | None = None
     problem: str = ""
+    watched_until: datetime | None = None
 
     def model(self, slot: str) -> Model | None:
         return self.challenger if slot == CHALLENGER else self.champion
 
 
-def view_of(domain: Domain, carried: Carried, experiment: Experiment | None, model: Callable[[Contender], Model]) -> View:
-    """``experiment``: the store's current one. ``model``: its features looked up; raises NotLive."""
+def view_of(
+    domain: Domain, carried: Carried, experiment: Experiment | None, model: Callable[[Contender], Model], watched: str | None = None
+) -> View:
+    """``experiment``: the store's current one. ``watched``: when somebody last looked at its guardrails. ``model``: its features looked up; raises
+    NotLive. So does this, where nothing says above which benefit the champion reviews.
+
+    The endpoint is what answers, so what it carries outweighs what the store says of it: beside another champion than the experiment's (the
+    endpoint is changed before "promoted" is stored, or somebody has deployed something else), the experiment says nothing about any answer."""
     endpoint = endpoint_name(domain.name)
-    if experiment is None or (experiment.ended and not (experiment.stage == "promoted" and CHALLENGER in carried.variants)):
+    over = experiment is None or (experiment.ended and not (experiment.stage == "promoted" and CHALLENGER in carried.variants))
+    if experiment is None or over or carried.champion.contender.model_package != experiment.champion.model_package:
+        if carried.lacking:
+            raise NotLive(carried.lacking)
         return View(domain, endpoint, carried.variants, carried.champion)
-    champion = model(experiment.champion)
+    champion = Model(experiment.champion, carried.champion.features)
     try:
         challenger: Model | None = model(experiment.challenger)
         problem = "" if challenger and challenger.features == champion.features else "the challenger wants other features than the champion"
     except NotLive as error:
         challenger, problem = None, str(error)
-    return View(domain, endpoint, carried.variants, champion, None if problem else challenger, experiment, problem)
+    until = watched_until(experiment, watched)
+    return View(domain, endpoint, carried.variants, champion, None if problem else challenger, experiment, problem, until)
+
+
+def splits(experiment: Experiment | None) -> bool:
+    """Whether some entities are the champion's and some the challenger's."""
+    return experiment is not None and experiment.stage in {"ramp", "safe"} and 0 < experiment.share < 1
+
+
+def watched_until(experiment: Experiment, watched: str | None) -> datetime | None:
+    """See ``View``. A split of which neither a look nor a beginning is known is none that anybody watches."""
+    if not splits(experiment):
+        return None
+    known = [utc(at) for at in (watched, experiment.step_began) if at]
+    return max(known) + experiment.policy.guardrails.heartbeat if known else datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass
@@ -96,7 +126,8 @@ class Live:
     _views: dict[str, View] = field(default_factory=dict)
     _problems: dict[str, str] = field(default_factory=dict)
     _carried: dict[str, Carried] = field(default_factory=dict)
-    _experiments: dict[str, Experiment | None] = field(default_factory=dict)
+    _experiments: dict[str, tuple[Experiment | None, str | None]] = field(default_factory=dict)
+    """The current one, and when its guardrails were last looked at."""
     _seen: dict[str, float] = field(default_factory=dict)
     _looked_at: dict[str, float] = field(default_factory=dict)
     _features: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -125,14 +156,15 @@ class Live:
             begun = time.monotonic()
             try:
                 found = self.store.current(name)
+                watched = self.store.watched(found.id) if found is not None and splits(found) else None
             except ExperimentStoreError as error:
                 self._say(f"{name}, store", str(error))
                 continue
             self._say(f"{name}, store", "")
-            before = self._experiments.get(name)
+            before, _ = self._experiments.get(name, (None, None))
             if (before.version if before else 0, before and before.id) != (found.version if found else 0, found and found.id):
                 self.look_again(name)
-            self._experiments[name], self._seen[name] = found, begun
+            self._experiments[name], self._seen[name] = (found, watched), begun
             self._compose(name)
 
     def refresh_endpoints(self) -> None:
@@ -144,22 +176,35 @@ class Live:
             try:
                 self._carried[name] = self._look(name, self._carried.get(name))
                 self._say(f"{name}, endpoint", "")
-            except (NotLive, ClientError, BotoCoreError) as error:
+            except NotLive as error:  # what it carries now is no model that this could decide by: the one before is not there any more
+                self._say(f"{name}, endpoint", str(error))
+                self._carried.pop(name, None)
+                self._is_not_live(name, error)
+                continue
+            except (ClientError, BotoCoreError) as error:
                 self._say(f"{name}, endpoint", str(error))
                 self._problems[name] = str(error)
                 continue
             self._compose(name)
 
     def _compose(self, name: str) -> None:
-        if name not in self._carried:
+        carried, (experiment, watched) = self._carried.get(name), self._experiments.get(name, (None, None))
+        if carried is None:
+            self._views.pop(name, None)
             return
         try:
-            view = view_of(domains.get(name), self._carried[name], self._experiments.get(name), self._model)
+            view = view_of(domains.get(name), carried, experiment, self._model, watched)
         except NotLive as error:
             self._say(f"{name}, models", str(error))
+            self._is_not_live(name, error)
             return
+        self._say(f"{name}, models", "")
         self._say(f"{name}, challenger", view.problem)
         self._views[name] = view
+
+    def _is_not_live(self, name: str, error: NotLive) -> None:
+        self._problems[name] = str(error)
+        self._views.pop(name, None)
 
     def _look(self, name: str, before: Carried | None) -> Carried:
         try:
@@ -170,16 +215,19 @@ class Live:
             raise NotLive(f"{name}: there is no endpoint {endpoint_name(name)}: deploy a model first") from error
         variants = tuple(variant["VariantName"] for variant in described.get("ProductionVariants", ()))
         if before is not None and before.config == described["EndpointConfigName"]:
-            return Carried(before.config, variants or before.variants, before.champion)
+            return replace(before, variants=variants or before.variants)
+        if not variants and before is not None:
+            return before  # it is on its way to another configuration, and says nothing of what it carries
         if not variants:
             raise NotLive(f"{name}: the endpoint {endpoint_name(name)} is {described['EndpointStatus']}, and has no variant in service yet")
         registry = ModelRegistry(self.client)
         package = registry.champion(name)
         if package is None:
             raise NotLive(f"{name}: the model of {endpoint_name(name)} was not made from a model package: nothing says what it wants")
-        threshold = float(package.metadata.get("review_threshold", "0"))
-        champion = self._model(Contender(package.arn, package.model, threshold))
-        return Carried(described["EndpointConfigName"], variants, champion)
+        threshold = package.metadata.get("review_threshold")
+        lacking = f"{name}: {package.arn} says no review_threshold, it was registered before rollouts: train it again, and deploy that"
+        champion = self._model(Contender(package.arn, package.model, float(threshold or "nan")))
+        return Carried(described["EndpointConfigName"], variants, champion, "" if threshold else lacking)
 
     def _model(self, contender: Contender) -> Model:
         if contender.model not in self._features:
@@ -210,6 +258,3 @@ def features_of(objects: ObjectStore, model: str) -> tuple[str, ...]:
     if not isinstance(features, list) or not all(isinstance(name, str) for name in features) or not features:
         raise NotLive(f"{model} holds no {_DESCRIPTION} that names its features")
     return tuple(features)
-
-
-SLOTS = (CHAMPION, CHALLENGER)

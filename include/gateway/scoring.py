@@ -20,12 +20,11 @@ from include.lifecycle.as_of import iso
 from include.lifecycle.assignment import assign, epoch_of, random_review
 from include.lifecycle.costs import expected_benefit
 from include.lifecycle.domain import Domain
-from include.lifecycle.experiment import Experiment, Slot
+from include.lifecycle.experiment import CHALLENGER, CHAMPION, Experiment, Slot
 
-CHAMPION: Slot = "champion"
-CHALLENGER: Slot = "challenger"
 CHALLENGER_FAILED = "challenger_failed"
 STORE_DOWN = "experiment_store_down"
+UNWATCHED = "unwatched"
 _WAITS = (0.0, 0.05, 0.2, 0.5)
 """Seconds before the champion is asked again that could not answer; the last one again and again."""
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,17}")
@@ -42,7 +41,9 @@ class BadRequest(ValueError):
 
 
 class NoAnswer(Exception):
-    """No model answered. The message says why."""
+    """No model answered. The message says why. ``lost``: milliseconds that the challenger's failure took, where it had failed before."""
+
+    lost: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,16 @@ class Plan:
     override: bool = False
 
 
-def planned(view: View, request: ScoreRequest, store_down: bool) -> Plan:
-    """Who decides. While the store is down nothing it said counts: the share of the challenger is 0."""
+def planned(view: View, request: ScoreRequest, store_down: bool, now: datetime) -> Plan:
+    """Who decides. While the store is down nothing it said counts, and what nobody has watched for too long is no rollout any more: the share of
+    the challenger is 0. ``now``: the clock's."""
     experiment = view.experiment
     epoch = epoch_of(request.event_time, experiment.policy.epoch) if experiment else None
+    unwatched = view.watched_until is not None and now > view.watched_until
     share = 0.0
-    if experiment is not None and not store_down:
+    if experiment is not None and not store_down and not unwatched:
         share = {"ramp": experiment.share, "safe": experiment.share, "promoted": 1.0}.get(experiment.stage, 0.0)
-    fallback = STORE_DOWN if store_down else None
+    fallback = STORE_DOWN if store_down else UNWATCHED if unwatched else None
     if request.variant is not None:
         return Plan(request.variant, share, 1.0, epoch, fallback, override=True)
     if experiment is None or epoch is None or share == 0:
@@ -129,15 +132,21 @@ class Scorer:
         """The answer's body. KeyError (unknown domain), NotLive, BadRequest, NoAnswer, JournalError where there is none."""
         begun = time.perf_counter()
         view = self.live.view(request.domain)
-        plan = planned(view, request, self.live.store_is_down(request.domain))
+        plan = planned(view, request, self.live.store_is_down(request.domain), datetime.now(UTC))
         check_id(view.domain, request.event_id)
         row = row_of(request, view.champion.features)
         if plan.override and plan.assigned == CHALLENGER and view.challenger is None:
             raise BadRequest("variant", f"there is no challenger now{': ' + view.problem if view.problem else ''}")
-        slot, found, fallback, lost = await self._answer(view, plan, request, row)
-        model = (
-            view.model(CHALLENGER if slot == CHALLENGER or self._promoted_alone(view, slot, plan, fallback) else CHAMPION) or view.champion
-        )
+        asked = time.perf_counter()
+        try:
+            slot, found, fallback, lost = await self._answer(view, plan, request, row)
+        except NoAnswer as error:
+            if (slots := self._counted(view, plan)) is not None:
+                if plan.assigned == CHALLENGER:
+                    slots[CHALLENGER].failed(error.lost, fell_back=False)
+                slots[CHAMPION].failed((time.perf_counter() - asked) * 1000 - error.lost, fell_back=False)
+            raise
+        model = view.model(CHALLENGER if slot == CHALLENGER or self._promoted_alone(slot, plan, fallback) else CHAMPION) or view.champion
         threshold = model.contender.review_threshold
         wanted = bool(expected_benefit(found.score, request.amount, view.domain.costs) > threshold)
         share = view.domain.rollout.random_review_share if view.experiment is None else view.experiment.policy.random_review_share
@@ -173,8 +182,11 @@ class Scorer:
         }
         await self.journal.append(json.dumps(decision, separators=(",", ":"), allow_nan=False).encode())
         self.in_hand.add((request.domain, request.event_id))
-        if not plan.override:
-            self._count(view, plan, answered, found, wanted, fallback, lost)
+        if (slots := self._counted(view, plan)) is not None:
+            if fallback == CHALLENGER_FAILED:
+                slots[CHALLENGER].failed(lost, fell_back=True)
+            else:
+                slots[answered].answered(found.milliseconds, found.score, wanted)
         verdict = "review" if wanted or by_lot else "pass"
         self.metrics.requests[request.domain, answered, verdict, fallback or ""] += 1
         self.metrics.took(self.metrics.invocations, (request.domain, answered), found.milliseconds)
@@ -193,15 +205,15 @@ class Scorer:
         }
 
     @staticmethod
-    def _promoted_alone(view: View, slot: str, plan: Plan, fallback: str | None) -> bool:
+    def _promoted_alone(slot: str, plan: Plan, fallback: str | None) -> bool:
         """Whether the slot ``champion`` answered with the promoted model: the endpoint has changed, and was found so within this request."""
-        promoted = view.experiment is not None and view.experiment.stage == "promoted"
-        return promoted and slot == CHAMPION and plan.assigned == CHALLENGER and fallback is None
+        return plan.share == 1 and slot == CHAMPION and plan.assigned == CHALLENGER and fallback is None
 
     async def _answer(
         self, view: View, plan: Plan, request: ScoreRequest, row: list[float | None]
     ) -> tuple[str, Invocation, str | None, float]:
-        """(the slot that answered, its answer, why it is not the assigned one, milliseconds that the challenger's failure took)."""
+        """(the slot that answered, its answer, why it is not the assigned one, milliseconds that the challenger's failure took). What the caller
+        is at fault for, or wanted in the place of an assignment, does not speak against the challenger."""
         if plan.assigned == CHAMPION:
             return CHAMPION, await self._champion(view, request, row), plan.fallback, 0.0
         breaker = self._breakers.setdefault(request.domain, Breaker())
@@ -209,18 +221,22 @@ class Scorer:
         if view.challenger is not None and not breaker.open(time.monotonic()):
             try:
                 found = await self._invoke(view, CHALLENGER, request, row, self.challenger_seconds)
-                breaker.told(well=True, now=time.monotonic())
+                if not plan.override:
+                    breaker.told(well=True, now=time.monotonic())
                 return CHALLENGER, found, plan.fallback, 0.0
             except InvocationError as error:
                 if error.kind == "no_variant":
                     self.live.look_again(request.domain)
-                    if (
-                        view.experiment is not None and view.experiment.stage == "promoted"
-                    ):  # it has moved into the champion's slot meanwhile
+                    if plan.share == 1:  # it has all, so it has moved into the champion's slot meanwhile
                         return CHAMPION, await self._champion(view, request, row, None), None, 0.0
-                breaker.told(well=False, now=time.monotonic())
+                if error.kind != "refused" and not plan.override:
+                    breaker.told(well=False, now=time.monotonic())
         lost = (time.perf_counter() - begun) * 1000
-        return CHAMPION, await self._champion(view, request, row), CHALLENGER_FAILED, lost
+        try:
+            return CHAMPION, await self._champion(view, request, row), CHALLENGER_FAILED, lost
+        except NoAnswer as error:
+            error.lost = lost
+            raise
 
     async def _champion(self, view: View, request: ScoreRequest, row: list[float | None], variant: str | None = CHAMPION) -> Invocation:
         """Asked again for as long as it may take: it may be starting anew. By name only where the endpoint has other variants beside it."""
@@ -248,15 +264,18 @@ class Scorer:
     async def _invoke(self, view: View, variant: str | None, request: ScoreRequest, row: list[float | None], seconds: float) -> Invocation:
         return await self.endpoints.invoke(view.endpoint, variant, request.event_id, iso(request.event_time), row, request.reasons, seconds)
 
-    def _count(self, view: View, plan: Plan, answered: Slot, found: Invocation, wanted: bool, fallback: str | None, lost: float) -> None:
-        then, now = view.experiment, self.live.view(view.domain.name).experiment
-        if then is None or now is None or (then.id, then.step) != (now.id, now.step):
-            return  # the step ended while the request was under way
-        slots = self._step(now)
-        if fallback == CHALLENGER_FAILED:
-            slots[CHALLENGER].failed(lost, fell_back=True)
-        else:
-            slots[answered].answered(found.milliseconds, found.score, wanted)
+    def _counted(self, view: View, plan: Plan) -> dict[str, SlotCounts] | None:
+        """Where a request that began with ``view`` counts; None: nowhere. An override is no traffic of the rollout's."""
+        then, now = view.experiment, self._experiment(view.domain.name)
+        if plan.override or then is None or now is None or (then.id, then.step) != (now.id, now.step):
+            return None  # the step ended while the request was under way
+        return self._step(now)
+
+    def _experiment(self, domain: str) -> Experiment | None:
+        try:
+            return self.live.view(domain).experiment
+        except NotLive:
+            return None
 
     def _step(self, experiment: Experiment) -> dict[str, SlotCounts]:
         """The counts of the experiment's step, from 0 where it is a new one."""
@@ -267,11 +286,7 @@ class Scorer:
 
     def step_counts(self, domain: str) -> StepCounts | None:
         """What was counted of the step that the domain's experiment is in, from 0 on; None without one."""
-        try:
-            experiment = self.live.view(domain).experiment
-        except NotLive:
-            return None
-        if experiment is None:
+        if (experiment := self._experiment(domain)) is None:
             return None
         self._step(experiment)
         return self.steps[domain]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from include.lifecycle.experiment import Action, Slot
+from include.lifecycle.experiment import Action, Slot, Stage
 
 LARGEST_FEATURE = 3.4028234663852886e38
 """Models work in 32 bits: beyond this, a feature would be infinite."""
@@ -104,14 +104,19 @@ class CommandRequest(_Words):
     action: Action
     why: Annotated[str, Field(min_length=1, max_length=500)]
     share: Share | None = Field(None, description="with set_share, the challenger's share of the entities")
-    id: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")] | None = Field(None, description="the same id again is the same command")
+    id: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")] | None = Field(
+        None,
+        description="of the caller's, such as a ticket's number: the same action and share under the same id again is the same command",
+    )
 
 
 class CommandAnswer(BaseModel):
-    id: str
+    id: str = Field(description="of the command in the experiment store")
     experiment: str
     action: Action
     who: str
+    stage: Stage = Field(description="of the rollout, after the command")
+    share: float = Field(description="of the entities, those that the challenger decides for after the command")
 
 
 class ErrorAnswer(BaseModel):

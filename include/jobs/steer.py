@@ -4,13 +4,12 @@
     python -m include.jobs steer --domain … --action stop --why "the campaign begins tomorrow"
     python -m include.jobs steer --domain … --action set_share --share .1 --why "…"
 
-stop: the challenger gets no traffic any more. roll_back: the same, as a judgement on it. promote: it takes the traffic though it is not proven, or
-not found safe; the approval before a promotion is still asked, where the domain wants it. set_share: in the ramp only; the cap follows, and the
-bandit goes on from there with the next epoch.
+stop: the challenger gets no traffic any more. roll_back: the same, as a judgement on it. promote: it is to take the traffic though it is not
+proven, or not found safe; the approval before a promotion is still asked, where the domain wants it. set_share: in the ramp only; the cap follows,
+and the bandit goes on from there with the next epoch.
 
-A command is stored with who and why, and done by ``retrain_and_rollout`` at its next look, which a command hastens: within a poll interval while
-the run's operator waits, later where the scheduler or the triggerer is down. The rollout's history (``--action show``) then says what came of
-it; what makes no sense any more by then is refused there, with the reason. The same command given again before anything has changed is one.
+A command is done at once, in the experiment store, where it is kept with who and why: it needs no scheduler, and gateways follow within a second or
+two. The endpoint and the registry follow with ``retrain_and_rollout``, at its next look. What cannot be done as things stand is refused.
 """
 
 from __future__ import annotations
@@ -20,22 +19,24 @@ import getpass
 import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from include.jobs.context import JobContext, JobError
+from include.lifecycle.as_of import iso
 from include.lifecycle.experiment import ACTIONS, Command, Entry, Experiment
 from include.lifecycle.names import digest
-from include.lifecycle.rollout import refusal
-from include.stores.experiments import ExperimentStore, ExperimentStoreError, open_store
+from include.lifecycle.rollout import NOT_DONE, refusal
+from include.stores.experiments import ExperimentStore, ExperimentStoreError, heed, open_store
 
 STORE_VARIABLE = "FRAUD_EXPERIMENTS"
 _LONGEST_REASON = 500
 _SHOWN_ENTRIES = 12
 _FOLLOWS = {
-    "stop": "the rollout ends as stopped, and the champion has all traffic",
-    "roll_back": "the rollout ends as rolled_back, and the champion has all traffic",
-    "promote": "the rollout goes on to the promotion of the challenger",
-    "set_share": "the challenger decides for {share:.1%} of the entities, and its cap is that too",
+    "stop": "takes the challenger off the endpoint",
+    "roll_back": "takes the challenger off the endpoint",
+    "promote": "asks for the approval, where the domain wants one, and gives the challenger all traffic",
+    "set_share": "brings the weights of the endpoint's variants there, and evidence goes on to move the share",
 }
 
 
@@ -48,22 +49,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
-    """Result: {"experiment", "stage", "share", "cap", "as_of", "why", "waiting": [commands not done yet], "given": id | null}."""
+    """Result, after the command: {"experiment", "stage", "share", "cap", "as_of", "why", "waiting": [commands not done], "given": id | null}."""
     store = _store(options.store)
     try:
         present = store.current(context.domain.name)
         if present is None:
             raise JobError(f"there never was a rollout of {context.domain.name} in this store: is it the right one (--store)?")
-        given = None if options.action == "show" else _give(store, present, options)
-        print(_as_text(present, store.history(present.id), store.commands(present.id)), file=sys.stderr)
+        before, given = present.version, None if options.action == "show" else _checked(present, options)
         if given:
-            says = _FOLLOWS[given.action].format(share=given.share)
-            print(f"Handed over as {given.id}. At the next look of retrain_and_rollout, {says}.", file=sys.stderr)
-        waiting = [f"{command.id}: {command.action}" for command in store.commands(present.id)]
+            present = heed(store, present.id, given, iso(datetime.now(UTC)))
+        history, waiting = store.history(present.id), store.commands(present.id)
+        print(_as_text(present, history, waiting), file=sys.stderr)
+        if given:
+            came = [entry.says for entry in history if entry.version > before]
+            if came and came[-1].startswith(NOT_DONE):  # others were faster
+                raise JobError(f"{present.id}: {' '.join(came)}")
+            print("Done:", *came, file=sys.stderr)
+            print(f"Gateways follow within a second or two; retrain_and_rollout {_FOLLOWS[given.action]}.", file=sys.stderr)
     except ExperimentStoreError as error:
         raise JobError(str(error)) from error
     shown = {name: getattr(present, name) for name in ("stage", "share", "cap", "as_of", "why")}
-    return {"experiment": present.id, **shown, "waiting": waiting, "given": given.id if given else None}
+    left = [f"{command.id}: {command.action}" for command in waiting]
+    return {"experiment": present.id, **shown, "waiting": left, "given": given.id if given else None}
 
 
 def _store(url: str | None) -> ExperimentStore:
@@ -76,12 +83,11 @@ def _store(url: str | None) -> ExperimentStore:
         raise JobError(str(error)) from error
 
 
-def _give(store: ExperimentStore, experiment: Experiment, options: argparse.Namespace) -> Command:
-    """JobError where it could not be done as things stand."""
+def _checked(experiment: Experiment, options: argparse.Namespace) -> Command:
+    """JobError where it cannot be done as things stand."""
     command = _command(experiment, options)
     if refused := refusal(experiment, command):
         raise JobError(f"{experiment.id}: {command.action} cannot be done: {refused}")
-    store.give(experiment.id, command)
     return command
 
 

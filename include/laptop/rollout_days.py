@@ -71,11 +71,9 @@ class RolloutDays:
 
     def _ramp(self) -> None:
         policy = self.domain.rollout
-        steps = len(policy.caps) * policy.epochs_per_step
         broken = [word for name in self._broken() for word in ("--missing", name)]
-        for _ in range(steps):
-            if self._stage() == "ramp":
-                self._pass(max(1, round(policy.epoch / timedelta(days=1))), True, *broken)
+        while self._stage() == "ramp" and self._cap() < policy.caps[-1]:
+            self._pass(max(1, round(policy.epoch / timedelta(days=1))), True, *broken)
         self._pass_until(lambda: self._stage() != "ramp", (self.domain.label.maturity + policy.ramp_at_least * policy.epoch).days, True, *broken)
 
     def _broken(self) -> list[str]:
@@ -89,13 +87,13 @@ class RolloutDays:
         """Days pass, ``first`` of them and then a few at a time, until ``done``. StackError where the simulated days are over before."""
         number = first
         while not done():
-            if self.yesterday >= self.last:
-                raise StackError(f"{self.days.plan.rollout_days} simulated days were not enough: {self._state()}")
             self._pass(number, asked, *options)
             number = _DAYS_AT_ONCE
 
     def _pass(self, number: int, asked: bool, *options: str) -> None:
         """Some days: what they deliver is ingested, their events are asked about, and the rollout has looked at them."""
+        if self.yesterday >= self.last:
+            raise StackError(f"{self.days.plan.rollout_days} simulated days were not enough: {self._state()}")
         first, self.yesterday = self.yesterday + timedelta(days=1), min(self.yesterday + timedelta(days=number), self.last)
         self.between(self._stage())
         self.days.ingest(first, self.yesterday)
@@ -145,6 +143,10 @@ class RolloutDays:
     def _stage(self) -> str:
         experiment = self._experiment()
         return experiment.stage if experiment else "none"
+
+    def _cap(self) -> float:
+        experiment = self._experiment()
+        return experiment.cap if experiment else 0.0
 
     def _ended(self) -> bool:
         experiment = self._experiment()

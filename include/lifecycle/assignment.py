@@ -46,11 +46,6 @@ def assign(experiment: str, epoch: int, entity: str, shares: Mapping[str, float]
     return winner
 
 
-def propensity(variant: str, shares: Mapping[str, float]) -> float:
-    """The chance with which ``assign`` gives an entity that variant: what a decision logs."""
-    return shares[variant] / sum(shares.values())
-
-
 def random_review(domain: str, inference_id: str, share: float) -> bool:
     """Whether an event is reviewed whatever its score: with a chance of ``share``, independently of its assignment."""
     return share > 0 and _uniform(f"random review{_SEPARATOR}{domain}", inference_id) < share

@@ -422,6 +422,8 @@ class Domain:
             refuse("rollout", "discount_per_day wants more than 0 and at most 1, random_review_share at least 0 and less than 1")
         if self.label.known_for == "reviewed_events" and policy.random_review_share == 0:
             refuse("rollout", "random_review_share must be above 0 where only reviewed events get a label: nothing else tells what no model flags")
+        if (policy.approve_ramp or policy.approve_promotion) and not self.approval.approvers:
+            refuse("rollout", "approve_ramp and approve_promotion want somebody to ask: approval.approvers names nobody")
         if policy.non_inferiority_margin <= 0:
             refuse("rollout", "non_inferiority_margin must be above 0: not worse at all can never be shown")
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from include.lifecycle.domain import Guardrails, Rollout
 
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
 """The production variants: fixed slots, whatever models fill them."""
 
 Slot = Literal["champion", "challenger"]

@@ -8,7 +8,9 @@ killed between any two steps and begin again from the stored state. Three things
 3. evidence, when the data's time has moved on: see ``Rollout`` for the rules.
 
 Nothing found is nothing proven: without evidence no stage is passed, and without guardrails that were judged no cap rises, no share grows, and no
-ramp is safe.
+ramp is safe. The cap rises after ``epochs_per_step`` epochs at whose ends every guardrail was judged, and none was beyond its limit. An epoch at
+whose end one was not judged (too few requests since the share last changed) does not count, and those before it do; one at whose end one was
+beyond its limit makes them begin anew.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 POLICY = "policy"
 """Who decided, where no person did."""
+NOT_DONE = "Not done"
+"""How the history's line on a command begins that was refused."""
 SLOTS: tuple[str, ...] = get_args(Slot)
 _MAY_BE_UNKNOWN = "sample_ratio"
 _SHADOWED: frozenset[Stage] = frozenset({"shadow", "proven"})
@@ -183,7 +187,7 @@ class _Tick:
     def heed(self, command: Command) -> None:
         state, reason = self.state, f"{command.who}: {command.why}"
         if refused := refusal(state, command):
-            self.change(f"Not done ({command.action}), {refused}. Asked for by {reason}", command.who)
+            self.change(f"{NOT_DONE} ({command.action}), {refused}. Asked for by {reason}", command.who)
         elif command.action == "stop":
             self.end("stopped", f"Stopped by {reason}", command.who)
         elif command.action == "roll_back":
@@ -243,14 +247,15 @@ class _Tick:
             self.change(f"Safe: at the last cap, and not worse by more than the margin: {found}.", stage="safe", **looked)
         elif self.as_of - since >= policy.ramp_at_most:
             self.end("undecided", f"Not found safe within {_days(policy.ramp_at_most)}: {found}.", **looked)
-        elif state != self.before or not self._crosses_epoch():  # a person's share holds until the next epoch
+        elif state != self.before or self._ended_epochs() < 1:  # a person's share holds until the next epoch
             self.change(f"In the ramp: {found}.", **looked)
         else:
             self._next_epoch(evidence, looked, passed and not last)
 
-    def _crosses_epoch(self) -> bool:
+    def _ended_epochs(self) -> int:
+        """How many epochs have ended since evidence was last looked at."""
         epoch = self.state.policy.epoch
-        return epoch_of(self.as_of, epoch) > epoch_of(utc(self.before.as_of or self.before.stage_since), epoch)
+        return epoch_of(self.as_of, epoch) - epoch_of(utc(self.before.as_of or self.before.stage_since), epoch)
 
     def _next_epoch(self, evidence: Mapping[str, Any], looked: dict[str, Any], rises: bool) -> None:
         """The cap's next step, if it has one coming, and the bandit's share below it."""
@@ -260,12 +265,21 @@ class _Tick:
             cap = next(step for step in policy.caps if step > state.cap)
             looked |= {"cap_since": iso(self.as_of)}
             says = f" The cap rises to {cap:.1%}."
+        elif not self.judged:
+            looked |= {"cap_since": self._without_this_epoch()}
         share = self._wanted(evidence, cap)
         if share > state.share and not self.judged:
             share = state.share
             open_ = [each.name for each in self.readings if each.beyond or (each.value is None and each.name != _MAY_BE_UNKNOWN)]
             says = f" Nothing grows before every guardrail has been judged and is within its limit ({', '.join(open_) or 'there is none'})."
         self.change(f"A new epoch, the challenger's share {share:.1%}: {_difference(evidence)}.{says}", share=share, cap=cap, **looked)
+
+    def _without_this_epoch(self) -> str:
+        """From when on the epochs of the present cap count, if those that have just ended do not."""
+        if any(reading.beyond for reading in self.readings):
+            return iso(self.as_of)
+        since, epoch = utc(self.state.cap_since), self.state.policy.epoch
+        return iso(since + epoch * max(0, min(self._ended_epochs(), _whole_epochs(since, self.as_of, epoch))))
 
     def _wanted(self, evidence: Mapping[str, Any], cap: float) -> float:
         """The challenger's share as the bandit has it, between the policy's floor and ``cap``. Rewards are money (``ramp_evidence``)."""

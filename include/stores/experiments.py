@@ -11,16 +11,20 @@ Every write is one transaction: it is there whole, with its history, or not at a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-from include.lifecycle.experiment import Command, Entry, Experiment, GatewayHealth, VariantCounts
+from include.lifecycle.experiment import LATENCY_BOUNDS_MS, SCORE_CELLS, Command, Entry, Experiment, GatewayHealth, VariantCounts
+from include.lifecycle.rollout import advance
 
 COMMANDS_AT_ONCE = 40
 """How many commands are handed out, oldest first, before those are done: with their entries they fit into one transaction (DynamoDB: 100 items)."""
+_TRIES = 5
+_CELLS = {"latencies": len(LATENCY_BOUNDS_MS) + 1, "scores": SCORE_CELLS}
 
 
 class ExperimentStoreError(Exception):
@@ -80,7 +84,14 @@ class ExperimentStore(Protocol):
         of 0, must take a new name."""
 
     def healths(self, experiment: str, step: int) -> list[GatewayHealth]:
-        """The last of each gateway for that step, by the gateways' names. Where a store forgets them, it does so after a month."""
+        """The last of each gateway for that step, by the gateways' names. Where a store forgets them, it does so after a month. What a gateway
+        of other code put, with other fields or cells, is left out: nothing is known of that gateway."""
+
+    def note_watched(self, experiment: str, at: str) -> None:
+        """Notes the clock's instant ``at`` (ISO 8601, UTC), at which somebody looked at the experiment's guardrails, in the place of the last one."""
+
+    def watched(self, experiment: str) -> str | None:
+        """The last instant noted; None before the first. Gateways give a challenger no traffic that nobody watches."""
 
 
 def open_store(url: str, *, client: Any = None, kms_key: str | None = None, tags: Mapping[str, str] | None = None) -> ExperimentStore:
@@ -100,6 +111,26 @@ def open_store(url: str, *, client: Any = None, kms_key: str | None = None, tags
 
         return DynamoExperiments(parts.netloc, options.get("region", [None])[0], client, kms_key, tags or {})
     raise ValueError(f"{url!r} is no experiment store: sqlite:///<absolute path of a file> or dynamodb://<table>[?region=<region>]")
+
+
+def heed(store: ExperimentStore, experiment: str, command: Command, now: str) -> Experiment:
+    """Gives the command and does it at once, with what else waits, so that a stop needs no scheduler; what it became is answered.
+
+    ``now``: the clock's instant, ISO 8601, UTC. Given again, a command that was done changes nothing; one that cannot be done changes nothing but
+    the history, which says why. VersionConflict, the command waiting in the store, where others wrote five times in between.
+    """
+    store.give(experiment, command)
+    for _ in range(_TRIES):
+        present = store.get(experiment)
+        after = advance(present, as_of=present.as_of, evidence=None, readings=(), commands=store.commands(experiment))
+        if not after.done:  # done by somebody else, maybe since ``present`` was read
+            return store.get(experiment)
+        changed = after.experiment if after.experiment.step == present.step else after.experiment.but(step_began=now)
+        try:
+            return store.save(changed, after.entries, after.done)
+        except VersionConflict:
+            continue
+    raise VersionConflict(f"{experiment}: {_TRIES} times somebody else was faster; the command {command.id} is in the store, and waits")
 
 
 def running(experiment: Experiment) -> ExperimentRunning:
@@ -158,14 +189,30 @@ def health_text(health: GatewayHealth) -> str:
     return _text(asdict(health))
 
 
-def health_of(text: str) -> GatewayHealth:
-    content = json.loads(text)
-    return GatewayHealth(**content | {slot: _counts(content[slot]) for slot in ("champion", "challenger")})
+def healths_of(texts: Iterable[str]) -> list[GatewayHealth]:
+    """Those that this code can read, and add: a guardrail that lacks a gateway's counts fails closed, one that raises judges nothing."""
+    return [health for text in texts if (health := _health(text)) is not None]
+
+
+def _health(text: str) -> GatewayHealth | None:
+    try:
+        content = json.loads(text)
+        health = GatewayHealth(**content | {slot: _counts(content[slot]) for slot in ("champion", "challenger")})
+        return health if datetime.fromisoformat(health.seen_at).tzinfo else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _counts(content: Mapping[str, Any]) -> VariantCounts:
-    typed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-    return VariantCounts(**typed)
+    """What is no such thing raises a ValueError, KeyError or TypeError. No cells at all are right: nothing was counted by them."""
+    typed: dict[str, Any] = {name: tuple(value) if name in _CELLS else value for name, value in content.items()}
+    counts = VariantCounts(**typed)
+    numbers = (counts.requests, counts.errors, counts.fallbacks, counts.reviews, *counts.latencies, *counts.scores)
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError("a count is a number of 0 or more")
+    if any(len(typed[name]) not in (0, cells) for name, cells in _CELLS.items()):
+        raise ValueError("counts by other cells do not add to these")
+    return counts
 
 
 def _text(content: Any) -> str:

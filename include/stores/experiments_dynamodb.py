@@ -4,6 +4,7 @@
 ``experiment#<id>``         ``state``                the document, with its version, domain and stage beside it
 ..                          ``entry#<version>#<n>``  the history
 ..                          ``command#<id>``         what persons asked for, when it was given, and whether it is done
+..                          ``watched``              when somebody last looked at its guardrails
 ``health#<id>#<step>``      ``<gateway>``            what a gateway counted; ``expires``: DynamoDB forgets it after a month
 ``domain#<domain>``         ``current``              the domain's last experiment, and whether it has ended: room for one at a time
 ==========================  =======================  =========================================================================
@@ -39,8 +40,8 @@ from include.stores.experiments import (
     entry_text,
     experiment_of,
     experiment_text,
-    health_of,
     health_text,
+    healths_of,
     running,
     same_experiment,
 )
@@ -201,7 +202,19 @@ class DynamoExperiments:
     def healths(self, experiment: str, step: int) -> list[GatewayHealth]:
         with self._asking():
             self.get(experiment)
-            return [health_of(item["document"]["S"]) for item in self._items(f"health#{experiment}#{step}")]
+            return healths_of(item["document"]["S"] for item in self._items(f"health#{experiment}#{step}"))
+
+    def note_watched(self, experiment: str, at: str) -> None:
+        with self._asking():
+            self.get(experiment)
+            self._client.put_item(TableName=self._table, Item={**_watched_key(experiment), "at": _s(at)})
+
+    def watched(self, experiment: str) -> str | None:
+        with self._asking():
+            if item := self._get(_watched_key(experiment)):
+                return str(item["at"]["S"])
+            self.get(experiment)
+        return None
 
     # --------------------------------------------------------------------------------------------------------------- requests
 
@@ -308,6 +321,10 @@ def _state(experiment: Experiment) -> Item:
 
 def _state_key(experiment: str) -> Item:
     return {"pk": _s(f"experiment#{experiment}"), "sk": _s("state")}
+
+
+def _watched_key(experiment: str) -> Item:
+    return {"pk": _s(f"experiment#{experiment}"), "sk": _s("watched")}
 
 
 def _domain_key(domain: str) -> Item:

@@ -25,16 +25,14 @@ from include.stores.experiments import (
     entry_text,
     experiment_of,
     experiment_text,
-    health_of,
     health_text,
+    healths_of,
     running,
     same_experiment,
 )
 
-SCHEMA_VERSION = 1
-"""``PRAGMA user_version`` of a file. What changes ``_SCHEMA`` raises it, and says how older files follow."""
 _BUSY_SECONDS = 1.3
-_SCHEMA = """
+_FIRST_SCHEMA = """
 CREATE TABLE experiments (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, domain TEXT NOT NULL, ended INTEGER NOT NULL, document TEXT NOT NULL
 );
@@ -50,6 +48,13 @@ CREATE TABLE healths (
     PRIMARY KEY (experiment, step, gateway)
 ) WITHOUT ROWID;
 """
+_SCHEMAS = (
+    _FIRST_SCHEMA,
+    "CREATE TABLE watched (experiment TEXT PRIMARY KEY REFERENCES experiments (id), at TEXT NOT NULL) WITHOUT ROWID;",
+)
+"""What ``ensure`` adds to a file of the schema before: a change is one more of them."""
+SCHEMA_VERSION = len(_SCHEMAS)
+"""``PRAGMA user_version`` of a file."""
 
 
 class SQLiteExperiments:
@@ -66,10 +71,9 @@ class SQLiteExperiments:
         with self._connection(create=True) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             _begin_writing(connection)
-            if not _version(connection):
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            for statement in filter(str.strip, "".join(_SCHEMAS[_version(connection) :]).split(";")):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute("COMMIT")
 
     def create(self, experiment: Experiment, entries: Sequence[Entry] = ()) -> Experiment:
@@ -142,7 +146,21 @@ class SQLiteExperiments:
         with self._reading() as connection:
             _known(connection, experiment)
             rows = connection.execute("SELECT document FROM healths WHERE experiment = ? AND step = ? ORDER BY gateway", (experiment, step))
-            return [health_of(text) for (text,) in rows]
+            return healths_of(text for (text,) in rows)
+
+    def note_watched(self, experiment: str, at: str) -> None:
+        with self._writing() as connection:
+            _known(connection, experiment)
+            connection.execute(
+                "INSERT INTO watched (experiment, at) VALUES (?, ?) ON CONFLICT (experiment) DO UPDATE SET at = excluded.at",
+                (experiment, at),
+            )
+
+    def watched(self, experiment: str) -> str | None:
+        with self._reading() as connection:
+            _known(connection, experiment)
+            row = connection.execute("SELECT at FROM watched WHERE experiment = ?", (experiment,)).fetchone()
+            return str(row[0]) if row else None
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -173,10 +191,11 @@ class SQLiteExperiments:
             )
             connection.execute("PRAGMA synchronous = FULL")  # what was answered outlives a power cut, too
             connection.execute("PRAGMA foreign_keys = ON")
-            if (found := _version(connection)) != SCHEMA_VERSION and not (create and found == 0):
+            if (found := _version(connection)) > SCHEMA_VERSION or (found < SCHEMA_VERSION and not create):
+                older = "the store's ensure() brings it there" if found else "nothing has made a store of it yet"
                 raise ExperimentStoreUnavailable(
                     f"{self._path} has the schema {found} of experiment stores, and this code knows {SCHEMA_VERSION}"
-                    + ("" if found else ": nothing has made a store of it yet")
+                    + (f": {older}" if found < SCHEMA_VERSION else "")
                 )
             yield connection
         except sqlite3.Error as error:

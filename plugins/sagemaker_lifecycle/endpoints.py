@@ -265,18 +265,29 @@ class BringEndpointToOperator(SageMakerEndpointOperator):
     """Brings the domain's endpoint to a configuration: creates or updates it, waits, and fails when SageMaker rolled the update back.
 
     :param endpoint_config: the configuration's name, templated; empty: there was none before, so the endpoint is deleted
-    :param undoing: the configuration that is being undone, templated. Where the endpoint carries another one, it is left alone: this run
-        never got that far, or somebody has changed it since. None: bring the endpoint there whatever it carries
+    :param undoing: the configuration that is being undone, or several, templated. Where the endpoint carries another one, it is left alone: this run
+        never got that far, or somebody has changed it since. None: nothing is undone
+    :param replaces: the configurations that may be replaced, templated; an endpoint that carries another one was changed by somebody else, and the
+        task fails. None: bring the endpoint there whatever it carries
     """
 
-    template_fields: Sequence[str] = (*SageMakerEndpointOperator.template_fields, "endpoint_config", "undoing")
+    template_fields: Sequence[str] = (*SageMakerEndpointOperator.template_fields, "endpoint_config", "undoing", "replaces")
 
-    def __init__(self, *, domain: str, endpoint_config: str, undoing: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        domain: str,
+        endpoint_config: str,
+        undoing: str | Sequence[str] | None = None,
+        replaces: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         place = places.current()
         super().__init__(config={}, aws_conn_id=place.aws_conn_id, check_interval=place.poll_seconds, deferrable=True, **kwargs)
         self.domain = domain
         self.endpoint_config = endpoint_config
         self.undoing = undoing
+        self.replaces = replaces
         self.undoes = undoing is not None
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -285,8 +296,12 @@ class BringEndpointToOperator(SageMakerEndpointOperator):
         if present is not None and present["EndpointStatus"] in _CHANGING - {"Deleting"}:
             self._wait()  # an earlier try's change, or AWS's own
         carried = present["EndpointConfigName"] if present is not None else None
-        if self.undoes and (not self.undoing or carried != self.undoing):
+        if self.undoes and carried not in self._undone():
             raise AirflowSkipException(f"{name} does not carry what this run deployed ({self.undoing}) but {carried}: left alone")
+        if self.replaces is not None and carried not in {*self.replaces, self.endpoint_config}:
+            raise AirflowFailException(
+                f"{name} carries {carried}, which somebody else has deployed since: this run replaces {', '.join(map(str, self.replaces))} only"
+            )
         if not self.endpoint_config:
             if not self.undoes:
                 raise AirflowFailException("no configuration to bring the endpoint to")
@@ -313,6 +328,10 @@ class BringEndpointToOperator(SageMakerEndpointOperator):
 
     def defer(self, *, trigger: SageMakerTrigger, **kwargs: Any) -> None:
         super().defer(trigger=patient(trigger), **kwargs)
+
+    def _undone(self) -> set[str]:
+        named = [self.undoing] if isinstance(self.undoing, str) else self.undoing or []
+        return {config for config in named if config}
 
     def _wait(self) -> None:
         self.defer(
@@ -341,7 +360,9 @@ class BringEndpointToOperator(SageMakerEndpointOperator):
         if present["EndpointConfigName"] == self.endpoint_config:
             return self._answer(present)
         if present.get("FailureReason"):
-            raise AirflowFailException(f"SageMaker returned {name} to {present['EndpointConfigName']}: {present['FailureReason']}")
+            # what failed may have been the very change that is being undone: then another try is worth it
+            final = AirflowException if self.undoes else AirflowFailException
+            raise final(f"SageMaker returned {name} to {present['EndpointConfigName']}: {present['FailureReason']}")
         return self.execute(context)  # what was waited for was another change
 
     def _answer(self, endpoint: dict[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,9 @@ class WaitForLabelsOperator(WatchingOperator):
             return None
         as_of = max(utc(self.run["as_of"]), watermark or utc(self.run["as_of"]))
         self.looked_at = iso(as_of)
-        if self.run["alarms"] and utc(self.run["since"]) + domains.get(self.domain).label.maturity >= as_of:
+        domain = domains.get(self.domain)
+        deadline = utc(self.run["as_of"]) + domain.rollout.wait_at_most
+        if self.run["alarms"] and utc(self.run["since"]) + domain.label.maturity >= as_of and as_of < deadline:
             return None  # nothing that happened since then can have matured
         return {"since": self.run["since"], "as-of": iso(as_of)}
 

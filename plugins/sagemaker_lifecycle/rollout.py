@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
+from airflow.providers.amazon.aws.triggers.sagemaker import SageMakerTrigger
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from asgiref.sync import sync_to_async
+from botocore.exceptions import ClientError
 
 from include import settings as places
 from include.lifecycle.as_of import iso, utc
@@ -26,6 +29,7 @@ from sagemaker_lifecycle.watermark import WatchingOperator, WatermarkTrigger, wa
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+    from airflow.triggers.base import BaseTrigger
 
     from include.lifecycle.domain import Domain
     from include.stores.experiments import ExperimentStore
@@ -45,6 +49,8 @@ def open_experiment(domain: Domain, context: Context, run: Mapping[str, Any], ch
     Returns ``experiment`` (its id) and ``opened``."""
     registry, store, identity = model_registry(), experiment_store(), experiment_id(context)
     present = store.find(identity)
+    if present and present.ended:
+        raise AirflowSkipException(f"rollout {identity} has ended as {present.stage}: trigger the DAG to begin another")
     if present is None:
         now = watermark_of(domain.name)
         if now is None:
@@ -72,7 +78,9 @@ def open_experiment(domain: Domain, context: Context, run: Mapping[str, Any], ch
 
 
 def _contender(package: ModelPackage) -> Contender:
-    return Contender(package.arn, package.model, float(package.metadata.get("review_threshold", "0")))
+    if "review_threshold" not in package.metadata:
+        raise AirflowFailException(f"{package.arn} says no review_threshold: it was registered by older code. Train and deploy a model with this one")
+    return Contender(package.arn, package.model, float(package.metadata["review_threshold"]))
 
 
 def _clock() -> str:
@@ -82,27 +90,51 @@ def _clock() -> str:
 
 class RolloutTrigger(WatermarkTrigger):
     """Fires, beside new deliveries, when a person has asked for something, when somebody else has changed the experiment (``version``: the one that
-    was seen), and when a guardrail trips: traffic must not wait for a day to end."""
+    was seen), when a guardrail trips, and when ``job``, a processing job that is waited for, has ended. While there is a job, new deliveries are no
+    reason.
 
-    def __init__(self, domain: str, after: str | None, experiment: str, version: int) -> None:
+    It notes that it watches: gateways return the traffic of a split that nobody watches.
+    """
+
+    def __init__(self, domain: str, after: str | None, experiment: str, version: int, job: str | None = None) -> None:
         super().__init__(domain, after)
         self.experiment = experiment
         self.version = version
+        self.job = job
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         path, arguments = super().serialize()
-        return path, {**arguments, "experiment": self.experiment, "version": self.version}
+        return path, {**arguments, "experiment": self.experiment, "version": self.version, "job": self.job}
 
-    def look(self) -> str | None:
+    def look(self) -> dict[str, Any] | None:
         store = experiment_store()
         present = store.get(self.experiment)
         if commands := store.commands(self.experiment):
-            return f"{commands[0].who} asked to {commands[0].action}"
+            return {"why": f"{commands[0].who} asked to {commands[0].action}"}
         if present.version != self.version:
-            return f"the experiment is at version {present.version}, and {self.version} was seen"
-        if _is_split(present) and (tripped := [reading for reading in readings_of(store, present) if reading.tripped]):
-            return f"a guardrail tripped: {tripped[0].says}"
-        return super().look()
+            return {"why": f"the experiment is at version {present.version}, and {self.version} was seen"}
+        if _is_split(present):
+            if tripped := [reading for reading in readings_of(store, present) if reading.tripped]:
+                return {"why": f"a guardrail tripped: {tripped[0].says}"}
+            store.note_watched(self.experiment, _clock())
+        if not self.job:
+            return super().look()
+        status = processing_hook().describe_processing_job(self.job)["ProcessingJobStatus"]
+        if status == "InProgress":
+            return None
+        return {"why": f"{self.job} is {status}", "job_name": self.job, "status": "success" if status == "Completed" else "error"}
+
+    async def on_kill(self) -> None:
+        """A user's kill of the task stops its job."""
+        if self.job:
+            try:
+                await sync_to_async(lambda: processing_hook().conn.stop_processing_job(ProcessingJobName=self.job), thread_sensitive=False)()
+            except ClientError as error:
+                self.log.info("Could not stop %s: %s", self.job, error)  # it had ended by itself
+
+
+def processing_hook() -> SageMakerHook:
+    return SageMakerHook(aws_conn_id=places.current().aws_conn_id)
 
 
 def _is_split(experiment: Experiment) -> bool:
@@ -140,14 +172,30 @@ class RolloutStageOperator(WatchingOperator):
         self.experiment = experiment
         self.stage = stage
 
+    def look_again(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        if event and event.get("job_name"):
+            return self.execute_complete(context, event)
+        return super().look_again(context, event)
+
     def ask(self, context: Context, watermark: datetime | None) -> dict[str, Any] | None:
-        present = experiment_store().get(self.experiment)
-        if present.stage != self.stage or watermark is None or watermark <= utc(present.as_of):
+        present = self._advanced(None)  # what a person wants, and what guardrails say, waits for no job
+        if self._is_over(present) or watermark is None or watermark <= utc(present.as_of):
             return None
-        content = present.as_json()
+        self.looked_at, self.version = present.as_of, present.version
+        content = (present.but(stage="ramp") if present.stage == "safe" else present).as_json()
         objects, layout = object_store(), Layout(self.domain)
         described = objects.put_json(layout.experiment(present.id, f"states/{digest(content)}.json"), content)
         return {"experiment": described, "as-of": iso(watermark), **self._captured(present)}
+
+    def _is_over(self, experiment: Experiment) -> bool:
+        return experiment.stage != self.stage or experiment.share == 1
+
+    def defer(self, *, trigger: BaseTrigger, method_name: str, **kwargs: Any) -> None:
+        """While the evidence is computed, the split is watched too."""
+        if isinstance(trigger, SageMakerTrigger):
+            watching = RolloutTrigger(self.domain, self.looked_at, self.experiment, self.version, trigger.job_name)
+            super().defer(trigger=watching, method_name="look_again", **kwargs)
+        super().defer(trigger=trigger, method_name=method_name, **kwargs)
 
     def _captured(self, experiment: Experiment) -> dict[str, str]:
         """Where the endpoint's configuration of this stage captures to."""
@@ -157,56 +205,55 @@ class RolloutStageOperator(WatchingOperator):
         return {"captured": config["DataCaptureConfig"]["DestinationS3Uri"]}
 
     def conclude(self, context: Context, found: dict[str, Any] | None) -> dict[str, Any] | None:
-        from include.stores.experiments import VersionConflict
-
-        for _ in range(5):
-            try:
-                present = self._advanced(found)
-                break
-            except VersionConflict as conflict:  # somebody else has written: look at what
-                self.log.info("%s", conflict)
-        else:
-            raise AirflowException(f"the state of rollout {self.experiment} changed five times in a row while it was looked at")
+        # without evidence, ``ask`` has looked just now
+        present = experiment_store().get(self.experiment) if found is None else self._advanced(found)
         self.looked_at, self.version = present.as_of, present.version
-        if present.stage == self.stage and present.share < 1:
+        if not self._is_over(present):
             return None
         self.log.info("%s: %s", present.stage, present.why)
         return {"experiment": present.id, "stage": present.stage, "share": present.share, "as_of": present.as_of, "why": present.why}
 
     def _advanced(self, found: dict[str, Any] | None) -> Experiment:
-        """The experiment after this look, stored, with the endpoint's weights like its share."""
+        """The experiment after a look, stored, with the endpoint's weights like its share."""
+        from include.stores.experiments import VersionConflict
 
-        store = experiment_store()
-        present = store.get(self.experiment)
-        commands = store.commands(self.experiment)
-        if present.stage == self.stage:
-            readings = readings_of(store, present, (found or {}).get("sample_ratio")) if _is_split(present) else []
-            if found is not None:
-                self._keep(found)
-            after = advance(
-                present, as_of=found["as_of"] if found else present.as_of, evidence=found, readings=readings, commands=commands
-            )
-            for entry in after.entries:
-                self.log.info("%s, as of %s, share %.3g (cap %.3g): %s", entry.stage, entry.as_of, entry.share, entry.cap, entry.says)
-            if after.entries:
-                present = store.save(_stamped(present, after.experiment), after.entries, after.done)
-        if self.stage == "ramp" or (present.ended and _has_both(present)):
+        if found is not None:
+            self._keep(found)
+        for _ in range(5):
+            try:
+                present = self._moved(found)
+                break
+            except VersionConflict as conflict:  # somebody else has written: look at what
+                self.log.info("%s", conflict)
+        else:
+            raise AirflowException(f"the state of rollout {self.experiment} changed five times in a row while it was looked at")
+        if self.stage == "ramp":
             mirror_share(present)
+        elif present.ended:
+            return_traffic(present)
         return present
+
+    def _moved(self, found: dict[str, Any] | None) -> Experiment:
+        store = experiment_store()
+        present, commands = store.get(self.experiment), store.commands(self.experiment)
+        if present.stage != self.stage:
+            return present
+        readings = readings_of(store, present, (found or {}).get("sample_ratio")) if _is_split(present) else []
+        after = advance(present, as_of=found["as_of"] if found else present.as_of, evidence=found, readings=readings, commands=commands)
+        store.note_watched(self.experiment, _clock())
+        for entry in after.entries:
+            self.log.info("%s, as of %s, share %.3g (cap %.3g): %s", entry.stage, entry.as_of, entry.share, entry.cap, entry.says)
+        return store.save(_stamped(present, after.experiment), after.entries, after.done) if after.entries else present
 
     def _keep(self, found: Mapping[str, Any]) -> None:
         """The stage's latest evidence, for the page."""
         objects, layout = object_store(), Layout(self.domain)
         whole = objects.get_json(objects.key(found["reports"]["evidence"]))
-        objects.put_json(layout.experiment(self.experiment, f"{self.stage}_evidence.json"), whole)
+        stage = "shadow" if self.stage == "shadow" else "ramp"
+        objects.put_json(layout.experiment(self.experiment, f"{stage}_evidence.json"), whole)
 
     def trigger(self) -> RolloutTrigger:
         return RolloutTrigger(self.domain, self.looked_at, self.experiment, self.version)
-
-
-def _has_both(experiment: Experiment) -> bool:
-    """Whether the endpoint carries both models as production variants: it does from the ramp on, and not where a person promoted from shadow."""
-    return model_registry().variants(experiment.endpoint) >= {CHAMPION, CHALLENGER}
 
 
 def mirror_share(experiment: Experiment) -> None:
@@ -214,6 +261,12 @@ def mirror_share(experiment: Experiment) -> None:
     from sagemaker_lifecycle.endpoints import set_weights
 
     set_weights(experiment.endpoint, experiment.share)
+
+
+def return_traffic(experiment: Experiment) -> None:
+    """The same where the endpoint may carry other variants: it has both from the ramp on, and not where a person promoted from shadow."""
+    if model_registry().variants(experiment.endpoint) >= {CHAMPION, CHALLENGER}:
+        mirror_share(experiment)
 
 
 def _stamped(before: Experiment, after: Experiment) -> Experiment:
@@ -266,9 +319,13 @@ def take_all_traffic(identity: str, decision: str) -> dict[str, Any]:
     present = _change(identity, taken)
     if present.ended:
         raise AirflowSkipException(f"the rollout has ended as {present.stage}: {present.why}")
-    if _has_both(present):
-        mirror_share(present)
-    return {"stage": present.stage, "share": present.share}
+    return_traffic(present)
+    return {"stage": present.stage, "share": present.share, "why": present.why}
+
+
+def refuse(identity: str, decision: str) -> None:
+    """Somebody who was asked said no: nothing of the challenger stays."""
+    return_traffic(end_rollout(identity, "stopped", f"Not released by {decision}", decision))
 
 
 def end_rollout(identity: str, stage: Stage, why: str, who: str) -> Experiment:
@@ -280,22 +337,6 @@ def end_rollout(identity: str, stage: Stage, why: str, who: str) -> Experiment:
     return _change(identity, ended)
 
 
-def next_task(context: Context, domain: Domain, stage: str) -> list[str]:
-    """Which task follows a stage that came to ``stage``; ``settle``, which waits for all others, always does."""
-    asked = context["params"]["approval"]
-    routes = {
-        "proven": ("ask_before_ramp", "create_ramp_config", domain.rollout.approve_ramp),
-        "safe": ("ask_before_promotion", "take_all_traffic", domain.rollout.approve_promotion),
-    }
-    if stage not in routes:
-        return ["settle"]
-    ask, go_on, by_domain = routes[stage]
-    wanted = by_domain if asked == "as the domain says" else asked == "ask"
-    if not wanted:
-        return [go_on, "settle"]
-    return [ask, *(["watch_while_asked"] if stage == "safe" else []), "settle"]
-
-
 def promote(identity: str) -> None:
     """The rollout's good end: the endpoint carries the challenger's model alone. Skips where a person has ended it at the last moment."""
     present = end_rollout(identity, "promoted", "The challenger is the champion now.", POLICY)
@@ -303,87 +344,10 @@ def promote(identity: str) -> None:
         raise AirflowSkipException(f"the rollout has ended as {present.stage}: {present.why}")
 
 
-def settle(domain: Domain, context: Context, previous_config: str | None) -> dict[str, Any]:
-    """Whatever happened: the rollout has an end, in the store and in the registry, and says which configuration the endpoint is to carry.
-
-    A rollout that has not ended by itself was refused by the person who was asked (then it is stopped, by them), or a task of the run failed (then
-    traffic returns to the champion).
-
-    Returns ``experiment``, ``version``, ``stage``, ``why``, ``failed``, ``endpoint_config`` (to return to), ``undoing`` (what the endpoint carries of
-    this run's; empty: leave it as it is) and ``history`` (URI of what the page is made of). Skips where there was none.
-    """
-    store, identity, ti = experiment_store(), experiment_id(context), context["ti"]
-    run_id = context["dag_run"].run_id
-    states = ti.get_task_states(dag_id=context["dag_run"].dag_id, run_ids=[run_id]).get(run_id, {})
-    failures = sorted(task for task, state in states.items() if state == "failed")
-    present = store.find(identity)
-    if present is None and failures:
-        raise AirflowFailException(f"{', '.join(failures)} failed before a rollout began: nothing live was touched, and the alarms stay open")
-    if present is None:
-        raise AirflowSkipException("no rollout was begun")
-    failed = False
-    if not present.ended:
-        answers = [ti.xcom_pull(task_ids=task, key="decision") for task in ("ask_before_promotion", "ask_before_ramp")]
-        who = next((answer for answer in answers if answer), None)
-        failed = bool(failures) or who is None
-        if failed:
-            why = f"{', '.join(failures) or 'a task of the run'} failed: the champion has all traffic again"
-            present = end_rollout(identity, "rolled_back", why, POLICY)
-        else:
-            present = end_rollout(identity, "stopped", f"Not released by {who}", who)
-    if present.stage != "promoted":
-        _reject(present)
-    live = model_registry().live(domain.name)
-    ours = [ti.xcom_pull(task_ids=f"create_{name}_config") for name in ("shadow", "ramp", "single")]
-    return {
-        "experiment": identity,
-        "version": present.version,
-        "stage": present.stage,
-        "why": present.why,
-        "failed": failed,
-        "endpoint_config": previous_config or "",
-        "undoing": live.config if live and live.config in ours and present.stage != "promoted" else "",
-        "history": keep_history(domain, store, present),
-    }
-
-
-def _reject(experiment: Experiment) -> None:
-    reason = f"Rejected: rollout {experiment.id} ended as {experiment.stage}: {experiment.why}"
-    model_registry().set_status(experiment.challenger.model_package, "Rejected", reason[:1024])
-
-
-def keep_history(domain: Domain, store: ExperimentStore, experiment: Experiment) -> str:
-    """Puts the rollout's whole history beside the models, for the page and for whoever asks later; returns its URI. ``ramp.json`` beside it is the
-    experiment as it was in its ramp: what ``rollout-evidence`` wants to say, once all labels are known, what the ramp cost."""
-    objects, layout = object_store(), Layout(domain.name)
-    evidence: dict[str, Any] = {}
-    for stage in ("shadow", "ramp"):
-        key = layout.experiment(experiment.id, f"{stage}_evidence.json")
-        evidence[stage] = objects.get_json(key) if objects.exists(key) else None
-    entries = store.history(experiment.id)
-    content = {"experiment": experiment.as_json(), "entries": [asdict(entry) for entry in entries], "evidence": evidence}
-    if any(entry.stage == "ramp" for entry in entries):
-        objects.put_json(layout.experiment(experiment.id, "ramp.json"), experiment.but(stage="ramp").as_json())
-    return objects.put_json(layout.experiment(experiment.id, "history.json"), content)
-
-
-def tell_of_rollout(domain: Domain, settled: Mapping[str, Any], page: str | None) -> None:
-    """Tells people how the rollout ended; fails where a task of the run did."""
-    from airflow.providers.amazon.aws.hooks.sns import SnsHook
-
-    place = places.current()
-    says = f"{domain.title}: the rollout {settled['experiment']} ended as {settled['stage']}: {settled['why']}"
-    shown = place.browser_url(page) if page else "none"
-    SnsHook(aws_conn_id=place.aws_conn_id).publish_to_target(
-        place.alerts_topic_arn, f"{says}\nPage: {shown}\nOwner: {domain.owner.email}", subject=f"Rollout {settled['stage']}: {domain.name}"[:100]
-    )
-    log.info("%s (%s)", says, shown)
-    if settled["failed"]:
-        raise AirflowFailException(says)
-
-
 def steer(domain: Domain, context: Context) -> dict[str, Any]:
-    """Hands a person's wish to the rollout that is under way; it is done at its next look, within a poll interval."""
+    """Does at once what a person wants of the rollout that is under way: gateways see it within a second or two, and the run does the rest."""
+    from include.stores.experiments import heed
+
     params, run = context["params"], context["dag_run"]
     store = experiment_store()
     present = store.current(domain.name)
@@ -399,6 +363,7 @@ def steer(domain: Domain, context: Context) -> dict[str, Any]:
         why=params["why"],
         share=params["share"] if params["action"] == "set_share" else None,
     )
-    store.give(present.id, command)
+    done = heed(store, present.id, command, now=_clock())
     log.info("%s asked rollout %s (%s) to %s: %s", who, present.id, present.stage, command.action, command.why)
-    return {"experiment": present.id, "action": command.action, "who": who}
+    log.info("It is in the stage %s now, with a share of %.1f %%: %s", done.stage, 100 * done.share, store.history(present.id)[-1].says)
+    return {"experiment": present.id, "action": command.action, "who": who, "stage": done.stage, "share": done.share}

@@ -194,6 +194,11 @@ def plan_deployment(domain: Domain, context: Context) -> dict[str, Any]:
             f"{domain.name} has no approved model package: run {domain.name}.train_model and approve its model first"
         )
     _refuse_unless_approved(domain, package)
+    rollout = experiment_store().current(domain.name)
+    if rollout and not rollout.ended and not context["params"]["model_package"]:
+        raise AirflowSkipException(
+            f"rollout {rollout.id} has the endpoint (stage {rollout.stage}): to deploy {package.arn} all the same, name it in the form"
+        )
     live = registry.live(domain.name)
     if not context["params"]["model_package"] and live and live.model_package:
         champion = registry.package(live.model_package)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
 _REPORTED_WITHIN = 1.0
+_BLIND_SECONDS = 90.0
 
 
 def watermark_of(domain: str) -> datetime | None:
@@ -45,25 +46,29 @@ class WatermarkTrigger(BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (f"{type(self).__module__}.{type(self).__qualname__}", {"domain": self.domain, "after": self.after})
 
-    def look(self) -> str | None:
-        """Why to look again now; None: no reason yet. Called in a thread."""
+    def look(self) -> dict[str, Any] | None:
+        """The event, with ``why`` to look again now; None: no reason yet. Called in a thread."""
         present = watermark_of(self.domain)
         if present is not None and (self.after is None or present > utc(self.after)):
-            return f"deliveries up to {iso(present)} are ingested"
+            return {"why": f"deliveries up to {iso(present)} are ingested"}
         return None
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         # not within a second: Airflow fails a task that resumes before its executor has reported its first part
         wait = max(_REPORTED_WITHIN, places.current().poll_seconds)
+        blind = 0.0
         while True:
             await asyncio.sleep(wait)
             try:
-                why = await sync_to_async(self.look, thread_sensitive=False)()
-            except Exception as error:  # a service that is away for a while must not end a wait of months
+                found = await sync_to_async(self.look, thread_sensitive=False)()
+                blind = 0.0
+            except Exception as error:  # a service that is away for a moment must not end a wait of months
                 self.log.warning("could not look, trying again: %r", error)
-                continue
-            if why:
-                yield TriggerEvent({"why": why})
+                blind += wait
+                # the task looks by itself then: what is wrong shows, and after its tries the run ends as one that failed
+                found = {"why": f"it could not be looked for {blind:.0f} s: {error!r}"} if blind > _BLIND_SECONDS else None
+            if found:
+                yield TriggerEvent(found)
                 return
 
 

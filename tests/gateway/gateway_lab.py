@@ -13,6 +13,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 import xgboost
 
 from include.jobs import model_file
+from include.lifecycle.as_of import iso
 from include.lifecycle.experiment import Contender, Experiment, Stage
 from include.lifecycle.names import endpoint_name, package_group
 from include.stores.experiments import ExperimentStore, open_store
@@ -69,6 +71,10 @@ def model_archive(score: float, features: Sequence[str] = FEATURES) -> bytes:
     return buffer.getvalue()
 
 
+def clock() -> str:
+    return iso(datetime.now(UTC))
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -106,7 +112,7 @@ class Cloud:
         return boto3.client("sagemaker", endpoint_url=self.url)
 
     def register(self, slot: str, archive: bytes) -> None:
-        """A package of the model, and a SageMaker model of the package, called as the slot."""
+        """A package of the model, and a SageMaker model of the package, called as the slot. What has no threshold in ``thresholds`` says none."""
         self.models[slot] = self.objects.put(f"{LAYOUT.models}{slot}/model.tar.gz", archive)
         group = package_group(DOMAIN)
         if not self.packages:
@@ -114,7 +120,8 @@ class Cloud:
         self.packages[slot] = self.sagemaker.create_model_package(
             ModelPackageGroupName=group,
             ModelApprovalStatus="Approved",
-            CustomerMetadataProperties={"review_threshold": str(self.thresholds.get(slot, 0.0)), "as_of": OPENED},
+            CustomerMetadataProperties={"as_of": OPENED}
+            | ({"review_threshold": str(self.thresholds[slot])} if slot in self.thresholds else {}),
             InferenceSpecification={
                 "Containers": [{"Image": IMAGE, "ModelDataUrl": self.models[slot]}],
                 "SupportedContentTypes": ["text/csv"],
@@ -239,7 +246,7 @@ class Gateway:
         return found
 
     def rolled_out(self, stage: Stage, share: float, seconds: float = 10.0, **more: Any) -> Experiment:
-        """The experiment of both models in a stage, known to the gateway."""
+        """The experiment of both models in a stage that has begun just now, known to the gateway."""
         store, cloud = self.store, self.cloud
         store.ensure()
         present = store.current(DOMAIN)
@@ -249,7 +256,7 @@ class Gateway:
             }
             fields: dict[str, Any] = {"opened": OPENED, "stage_since": OPENED, "as_of": OPENED, **slots}
             present = store.create(Experiment("e1" if present is None else f"{present.id}1", DOMAIN, ENDPOINT, **fields))
-        saved = store.save(present.but(stage=stage, share=share, step=present.step + 1, **more))
+        saved = store.save(present.but(**{"stage": stage, "share": share, "step": present.step + 1, "step_began": clock(), **more}))
 
         def followed() -> bool:
             healths = store.healths(saved.id, saved.step)

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from gateway_lab import DOMAIN, ROOT, Cloud, Gateway, request, wait_until
 
+from include.gateway.guard import Access, Refused
 from include.gateway.keys import Keys, KeysError, TokenBucket, add_key
 
 
@@ -37,8 +38,6 @@ def test_keys_are_kept_as_hashes(tmp_path: Path) -> None:
     ("text", "mode", "error"),
     [
         (None, 0o600, "No such file"),
-        ("", 0o600, "holds no key"),
-        ("# nobody\n\n", 0o600, "holds no key"),
         ("a: 12\n", 0o600, "line 1 is not"),
         (f"a: {'0' * 64}\nb {'0' * 64}\n", 0o600, "line 2 is not"),
         (f"a: {'0' * 64} fly\n", 0o600, "no right is called 'fly'"),
@@ -54,6 +53,25 @@ def test_a_file_of_keys_that_cannot_be_used_says_why(tmp_path: Path, text: str |
         path.chmod(mode)
     with pytest.raises(KeysError, match=error):
         Keys.read(path)
+    with pytest.raises((KeysError, OSError), match=error):
+        Access(path, 1.0)
+
+
+def test_a_file_of_no_keys_is_none_to_begin_with_but_can_be_what_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    for text in ("", "# nobody\n\n"):
+        path.write_text(text)
+        path.chmod(0o600)
+        with pytest.raises(KeysError, match="holds no key"):
+            Access(path, 1.0)
+    key = add_key(path, "first")
+    access = Access(path, 1.0)
+    headers = {b"x-api-key": key.encode()}
+    assert access.admit(headers, "score").name == "first"
+    path.write_text("# nobody\n")
+    access.refresh()
+    with pytest.raises(Refused, match="no such key"):
+        access.admit(headers, "score")
 
 
 def test_a_bucket_fills_again() -> None:
@@ -130,9 +148,24 @@ def test_keys_rights_and_limits_of_a_running_gateway(gateway: Gateway, cloud: Cl
     wait_until(
         lambda: gateway.post(score, request("3"), **{"X-API-Key": scoring}).status_code == 401, "a key that is taken out is out of use"
     )
+    written = keys.read_text()
     keys.write_text("nonsense\n")
     time.sleep(0.6)
     assert gateway.get("/metrics", **{"X-API-Key": desk}).status_code == 200  # a spoiled file shuts nobody out, or in
+
+    def answers(status: int, what: str) -> None:
+        wait_until(lambda: gateway.get("/metrics", **{"X-API-Key": desk}).status_code == status, what)
+
+    keys.write_text("# the last key is taken out\n")
+    answers(401, "the last key is out of use")
+    assert gateway.get("/metrics").status_code == 401
+    keys.write_text(written)
+    answers(200, "it is back")
+    away = keys.rename(keys.with_name("away"))
+    answers(401, "a file that is gone holds no keys")
+    assert gateway.get("/metrics").status_code == 401
+    away.rename(keys)
+    answers(200, "the same file is back")
     assert scoring not in gateway.log
     assert desk not in gateway.log
 

@@ -114,11 +114,27 @@ def test_the_way_of_a_command(gateway: Gateway) -> None:
     assert (shown["experiment"]["id"], shown["shares"], shown["experiment"]["stage"]) == (
         "e1", {"champion": 0.75, "challenger": 0.25}, "ramp",
     )  # fmt: skip
-    given = gateway.post(f"{path}/commands", {"action": "set_share", "share": 0.1, "why": "agreed", "id": "CHG-1"})
-    assert (given.status_code, given.json()) == (202, {"id": "CHG-1", "experiment": "e1", "action": "set_share", "who": "loopback"})
-    assert gateway.post(f"{path}/commands", {"action": "set_share", "share": 0.1, "why": "agreed", "id": "CHG-1"}).status_code == 202
-    [waiting] = gateway.get(path).json()["commands"]
-    assert waiting == {"id": "CHG-1", "action": "set_share", "who": "loopback", "why": "agreed", "share": 0.1}
+    asked = {"action": "set_share", "share": 0.1, "why": "agreed", "id": "CHG-1"}
+    given = gateway.post(f"{path}/commands", asked)
+    told = {"experiment": "e1", "action": "set_share", "who": "loopback", "stage": "ramp", "share": 0.1}
+    assert (given.status_code, given.json()) == (202, told | {"id": given.json()["id"]})
+    done = gateway.store.get("e1")
+    assert (done.share, done.version, done.step) == (0.1, saved.version + 1, saved.step + 1)
+    assert done.step_began > saved.step_began, "it is done by now, though nobody advances this rollout"
+    assert gateway.post(f"{path}/commands", asked).json() == given.json()
+    assert gateway.store.get("e1") == done, "the same again is the same command"
+    assert gateway.get(path).json()["commands"] == []
+    wait_until(lambda: gateway.score("1")["share"] == 0.1, "the gateway follows")
+
+    more = gateway.post(f"{path}/commands", asked | {"share": 0.2}).json()
+    assert (more["share"], more["id"] == given.json()["id"]) == (0.2, False), "another share under the same ticket is another command"
+    for body, error in (
+        ({"action": "set_share", "share": 1.0, "why": "x"}, "a share lies between 0 and 1"),
+        ({"action": "set_share", "share": 0.0, "why": "x"}, "for the ends there are roll_back and promote"),
+    ):
+        refused = gateway.post(f"{path}/commands", body)
+        assert (refused.status_code, error in refused.json()["error"]) == (409, True), refused.text
+    assert len(gateway.get(path).json()["history"]) == 2, "what is refused at once is no history"
     for body, error in (
         ({"action": "set_share", "why": "x"}, "share: set_share wants one"),
         ({"action": "stop", "why": "x", "share": 0.5}, "share: set_share wants one"),
@@ -127,9 +143,11 @@ def test_the_way_of_a_command(gateway: Gateway) -> None:
     ):
         refused = gateway.post(f"{path}/commands", body)
         assert (refused.status_code, error in refused.json()["error"]) == (422, True), refused.text
-    gateway.store.save(saved.but(stage="stopped"))
-    over = gateway.post(f"{path}/commands", {"action": "stop", "why": "x"})
-    assert (over.status_code, "has ended (stopped)" in over.json()["error"]) == (409, True)
+    stopped = gateway.post(f"{path}/commands", {"action": "stop", "why": "x", "id": "CHG-1"})
+    assert (stopped.status_code, stopped.json()["stage"], stopped.json()["share"]) == (202, "stopped", 0.0), "by the same ticket"
+    assert gateway.store.get("e1").ended
+    over = gateway.post(f"{path}/commands", {"action": "promote", "why": "x"})
+    assert (over.status_code, over.json()["error"]) == (409, "promote of e1 is not done: the experiment has ended as stopped")
     assert gateway.get("/v1/experiments/nobody").status_code == 404
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from gateway_lab import DOMAIN, LAYOUT, Cloud, Gateway, request, shipped, wait_until
+from gateway_lab import DOMAIN, LAYOUT, Cloud, Gateway, clock, model_archive, request, shipped, wait_until
 
 from include.lifecycle.assignment import assign, epoch_of
-from include.lifecycle.domain import Rollout
+from include.lifecycle.domain import Guardrails, Rollout
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +120,10 @@ def test_without_the_store_the_champion_decides_and_the_answer_says_so(gateway: 
     assert gateway.score("6", entity_id="somebody")["variant"] == "challenger"
 
 
-def test_a_promotion_and_the_endpoints_change_lose_no_request(gateway: Gateway, cloud: Cloud, ramp: None) -> None:
-    """Ramp, promoted with both variants, promoted with the new model alone: under traffic all the way."""
+@pytest.mark.parametrize("first", ["store", "endpoint"])
+def test_a_promotion_and_the_endpoints_change_lose_no_request(gateway: Gateway, cloud: Cloud, ramp: None, first: str) -> None:
+    """Ramp, all traffic to the challenger beside the champion, the new model alone: under traffic all the way, whether the endpoint is changed or
+    the promotion stored first."""
     gateway.rolled_out("ramp", 0.25)
     answers: list[dict[str, Any]] = []
     stop = threading.Event()
@@ -137,27 +138,102 @@ def test_a_promotion_and_the_endpoints_change_lose_no_request(gateway: Gateway, 
     thread = threading.Thread(target=traffic)
     thread.start()
     try:
-        gateway.rolled_out("promoted", 1.0)
+        gateway.rolled_out("safe", 1.0)
+        if first == "store":
+            gateway.rolled_out("promoted", 1.0)
         time.sleep(0.5)
         promoted = time.monotonic()
-        cloud.deploy("promoted", {"champion": "challenger"})  # the new model in the champion's slot
+        cloud.deploy(f"promoted-{first}", {"champion": "challenger"})  # the new model in the champion's slot
         time.sleep(6.5)
+        if first == "endpoint":
+            assert gateway.store.current(DOMAIN).stage == "safe"
+            gateway.rolled_out("promoted", 1.0)
     finally:
         stop.set()
         thread.join()
-        cloud.deploy("ramp-again", {"champion": "champion", "challenger": "challenger"})
+        cloud.deploy(f"ramp-after-{first}", {"champion": "champion", "challenger": "challenger"})
     assert {each["status"] for each in answers} == {200}
     after = [each for each in answers if each["at"] > promoted]
     assert {each["model_package"] for each in after} == {cloud.packages["challenger"]}
     assert {each["fallback"] for each in after} == {None}
     assert all(each["score"] > 0.35 for each in after)
     assert {each["variant"] for each in after} == {"challenger", "champion"}  # at the end it is the champion
-    assert after[-1]["variant"] == "champion"
+    assert (after[-1]["variant"], after[-1]["experiment"]) == ("champion", None)
+    gateway.flush()
+    ids = {each["inference_id"] for each in after}
+    logged = [each for each in shipped(cloud.objects, LAYOUT.shipped_decisions()) if each["inference_id"] in ids]
+    assert {(each["model_package"], each["threshold"], each["wanted"] == (each["score"] > 0)) for each in logged} == {
+        (cloud.packages["challenger"], cloud.thresholds["challenger"], True)
+    }
+    assert {(each["answered"], each["experiment"] is None) for each in logged} == {("challenger", False), ("champion", True)}
+
+
+def test_what_the_endpoint_carries_outweighs_the_store(gateway: Gateway, cloud: Cloud, ramp: None) -> None:
+    """In the middle of a ramp somebody deploys another model: it is scored by as what it is, and the rollout hears nothing more."""
+    saved = gateway.rolled_out("ramp", 0.4)
+    try:
+        cloud.deploy("deployed-over-it", {"champion": "challenger"})
+        wait_until(lambda: gateway.score("1")["experiment"] is None, "the gateway sees what is carried")
+        assert gateway.store.current(DOMAIN).stage == "ramp"
+        answers = [gateway.score(str(number), amount=7.0) for number in range(100, 120)]
+        assert {(each["variant"], each["model_package"], each["share"], each["fallback"]) for each in answers} == {
+            ("champion", cloud.packages["challenger"], 0.0, None)
+        }
+        assert all(each["score"] > 0.35 and each["reviewed_because"] != "score" for each in answers)  # by its own threshold
+        gateway.flush()
+        logged = [each for each in shipped(cloud.objects, LAYOUT.shipped_decisions()) if each["inference_id"] in map(str, range(100, 120))]
+        assert {(each["threshold"], each["experiment"], each["step"]) for each in logged} == {(cloud.thresholds["challenger"], None, None)}
+        time.sleep(0.5)
+        [before] = gateway.store.healths(saved.id, saved.step)
+        time.sleep(0.8)
+        assert gateway.store.healths(saved.id, saved.step) == [before], "no sign of life for it"
+    finally:
+        cloud.deploy("ramp-after-that", {"champion": "champion", "challenger": "challenger"})
+    wait_until(lambda: gateway.score("2")["experiment"] == saved.id, "both are back")
+
+
+def test_a_split_that_nobody_watches_gives_the_champion_all(gateway: Gateway, cloud: Cloud, ramp: None) -> None:
+    policy = Rollout(guardrails=Guardrails(heartbeat=timedelta(seconds=2)))
+    saved = gateway.rolled_out("ramp", 0.99, policy=policy)
+    assert gateway.score("1", entity_id="somebody")["variant"] == "challenger"
+    begun = time.monotonic()
+    while time.monotonic() - begun < 3:
+        gateway.store.note_watched(saved.id, clock())
+        answer = gateway.score("2", entity_id="somebody")
+        assert (answer["variant"], answer["fallback"]) == ("challenger", None)
+        time.sleep(0.2)
+    wait_until(lambda: gateway.score("3", entity_id="somebody")["fallback"], "it is noticed that nobody looks any more")
+    answer = gateway.score("4", entity_id="somebody")
+    assert (answer["variant"], answer["fallback"], answer["share"], answer["model_package"]) == (
+        "champion", "unwatched", 0.0, cloud.packages["champion"],
+    )  # fmt: skip
+    assert 'variant="champion",decision="review",fallback="unwatched"} ' in gateway.get("/metrics").text
+    wait_until(lambda: gateway.store.healths(saved.id, saved.step)[0].champion.requests >= 2, "the champion's answers are counted")
+    gateway.flush()
+    logged = {each["inference_id"]: each for each in shipped(cloud.objects, LAYOUT.shipped_decisions())}
+    assert (logged["4"]["assigned"], logged["4"]["propensity"], logged["4"]["fallback"]) == ("champion", 1.0, "unwatched")
+    gateway.store.note_watched(saved.id, clock())
+    wait_until(lambda: gateway.score("5", entity_id="somebody")["variant"] == "challenger", "somebody looks again")
+    time.sleep(2.5)
+    assert gateway.score("6", entity_id="somebody")["fallback"] == "unwatched"
+    gateway.rolled_out("safe", 1.0)
+    time.sleep(2.5)
+    assert gateway.score("7", entity_id="somebody")["variant"] == "challenger", "what is no split wants nobody's watch"
+
+
+def test_callers_faults_do_not_speak_against_the_challenger(gateway: Gateway, cloud: Cloud, ramp: None) -> None:
+    saved = gateway.rolled_out("ramp", 0.99)
+    for number in range(8):
+        refused = gateway.post("/v1/score", request(str(number), entity_id="somebody", reasons=4))  # there are three features
+        assert refused.status_code == 422
+    answer = gateway.score("9", entity_id="somebody")
+    assert (answer["variant"], answer["fallback"]) == ("challenger", None)
+    wait_until(lambda: gateway.store.healths(saved.id, saved.step)[0].challenger.requests, "it is counted")
+    [health] = gateway.store.healths(saved.id, saved.step)
+    assert (health.challenger.requests, health.challenger.errors, health.champion.requests) == (1, 0, 0)
 
 
 def test_a_challenger_with_other_features_is_not_asked(gateway: Gateway, cloud: Cloud, ramp: None) -> None:
-    from gateway_lab import model_archive
-
     other = cloud.objects.put(f"{LAYOUT.models}other/model.tar.gz", model_archive(0.6, ("a", "b")))
     store = gateway.store
     saved = gateway.rolled_out("ramp", 0.99)
@@ -169,17 +245,29 @@ def test_a_challenger_with_other_features_is_not_asked(gateway: Gateway, cloud: 
     assert "no challenger now" in refused.json()["error"]
 
 
-def test_the_endpoint_gone_and_back(cloud: Cloud, gateway: Gateway, tmp_path: Path) -> None:
-    """Requests wait for as long as they may, then say when to try again; when the endpoint is back, so is the answer."""
+def test_the_endpoint_gone_and_back(cloud: Cloud, gateway: Gateway, ramp: None) -> None:
+    """Requests wait for as long as they may, then say when to try again, and are counted; when the endpoint is back, so is the answer."""
     gateway.close()
     gateway.options = ("--champion-timeout", "1")
     gateway.start()
-    assert gateway.score("1")["variant"] == "champion"
+    saved = gateway.rolled_out("ramp", 0.99)
+    assert gateway.score("1", entity_id="somebody")["variant"] == "challenger"
     cloud.kill()
     begun = time.monotonic()
-    refused = gateway.post("/v1/score", request("2"))
+    refused = gateway.post("/v1/score", request("2", entity_id="somebody"))
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert 0.5 < time.monotonic() - begun < 2.5
+
+    def told() -> Any:
+        [health] = gateway.store.healths(saved.id, saved.step)
+        return health if health.challenger.requests == 2 else None
+
+    health = wait_until(told, "what nobody answered is counted")
+    assert (health.challenger.errors, health.challenger.fallbacks) == (1, 0)
+    assert (health.champion.requests, health.champion.errors, sum(health.champion.latencies)) == (1, 1, 1)
+    assert gateway.post("/v1/score", request("4", entity_id="somebody", variant="champion")).status_code == 503
+    time.sleep(0.5)
+    assert told().champion == health.champion, "an override is not counted"
     cloud.start()
     wait_until(lambda: gateway.post("/v1/score", request("3")).status_code == 200, "the endpoint is back", 40)
     gateway.flush()

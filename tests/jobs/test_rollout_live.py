@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rollout_lab import AS_OF, CHALLENGER_KEY, MODELS, OPENED, Truth, copy_of, e
 from scored_claims import LAST_DAY
 
 from include.jobs.context import JobError
+from include.lifecycle.as_of import iso
 from include.lifecycle.experiment import CHALLENGER, CHAMPION
 from include.stores.experiments import open_store
 from include.stores.objects import ObjectStore
@@ -154,7 +156,7 @@ def gateway(live: LiveEndpoint, tmp_path: Path) -> Iterator[Gateway]:
     store = open_store(made.store_url)
     store.ensure()
     began = store.create(experiment(live.objects, endpoint=live.name))
-    store.save(began.but(stage="ramp", stage_since=began.opened, share=0.4, cap=0.5, step=1))
+    store.save(began.but(stage="ramp", stage_since=began.opened, share=0.4, cap=0.5, step=1, step_began=iso(datetime.now(UTC))))
     made.start()
     yield made
     made.close()

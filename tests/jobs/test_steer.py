@@ -1,4 +1,4 @@
-"""``steer`` as a person types it: a process of its own, on a real store; then what ``advance`` makes of the command."""
+"""``steer`` as a person types it: a process of its own, on a real store, and nothing else that runs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from include.lifecycle.experiment import Contender, Entry, Experiment
-from include.lifecycle.rollout import advance
+from include.lifecycle.experiment import Command, Contender, Entry, Experiment
 from include.stores.experiments import ExperimentStore, open_store
 
 ROOT = Path(__file__).parents[2]
@@ -44,50 +44,54 @@ def steer(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=ROOT, env=bare | environment, capture_output=True, text=True, check=False)
 
 
-def done(store: ExperimentStore) -> Experiment:
-    """The next look of the rollout."""
-    present = store.get("x1")
-    after = advance(present, as_of=present.as_of, evidence=None, readings=(), commands=store.commands("x1"))
-    return store.save(after.experiment, after.entries, after.done)
-
-
-def test_a_stop_is_handed_over_and_done(store: ExperimentStore, ramp: Experiment, url: str) -> None:
+def test_a_stop_is_done_at_once(store: ExperimentStore, ramp: Experiment, url: str) -> None:
     asked = ("--action", "stop", "--why", "the campaign begins", "--who", "Zoë")
-    for _ in range(2):  # in haste, twice
-        given = steer(*asked, FRAUD_EXPERIMENTS=url)
-        assert given.returncode == 0, given.stderr
-        assert "At the next look of retrain_and_rollout, the rollout ends as stopped, and the champion has all traffic." in given.stderr
-        assert "waiting     stop, asked for by Zoë: the campaign begins" in given.stderr
-    [command] = store.commands("x1")
+    given = steer(*asked, FRAUD_EXPERIMENTS=url)
+    assert given.returncode == 0, given.stderr
+    assert "rollout x1 of auto_claims: stopped since" in given.stderr
+    assert "Done: Stopped by Zoë: the campaign begins\n" in given.stderr
+    assert "Gateways follow within a second or two; retrain_and_rollout takes the challenger off the endpoint." in given.stderr
     found = json.loads(given.stdout)
+    assert len(found.pop("given")) > 8
     assert found == {
         "experiment": "x1",
-        "stage": "ramp",
-        "share": 0.05,
-        "cap": 0.25,
+        "stage": "stopped",
+        "share": 0.0,
+        "cap": 0.0,
         "as_of": "2026-03-01T00:00:00Z",
-        "why": "",
-        "waiting": [f"{command.id}: stop"],
-        "given": command.id,
+        "why": "Stopped by Zoë: the campaign begins",
+        "waiting": [],
     }
-    assert store.get("x1") == ramp, "it is only handed over"
-    assert (done(store).stage, store.get("x1").share, store.commands("x1")) == ("stopped", 0.0, [])
-    entry = store.history("x1")[-1]
-    assert (entry.who, entry.says) == ("Zoë", "Stopped by Zoë: the campaign begins")
+    after = store.get("x1")
+    assert (after.stage, after.share, after.step, after.version) == ("stopped", 0.0, 4, 2)
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(after.step_began)) < timedelta(minutes=1)
+    assert (store.history("x1")[-1].who, store.commands("x1")) == ("Zoë", [])
     late = steer(*asked, FRAUD_EXPERIMENTS=url)
     assert late.returncode == 2
     assert "steer: x1: stop cannot be done: the experiment has ended as stopped" in late.stderr
+    assert store.get("x1") == after
 
 
 def test_a_share_is_set_by_the_login_name(store: ExperimentStore, ramp: Experiment, url: str) -> None:
     given = steer("--store", url, "--action", "set_share", "--share", ".4", "--why", "more", LOGNAME="ann")
     assert given.returncode == 0, given.stderr
-    assert "the challenger decides for 40.0% of the entities, and its cap is that too." in given.stderr
-    after = done(store)
-    assert (after.share, after.cap, store.history("x1")[-1].who) == (0.4, 0.4, "ann")
-    again = steer("--store", url, "--action", "set_share", "--share", ".4", "--why", "more", LOGNAME="ann")
-    assert again.returncode == 0
-    assert len(store.commands("x1")) == 1, "after a change the same words are another command"
+    assert "Done: The challenger's share is 40.0%, and the cap too, from where it goes on, by ann: more\n" in given.stderr
+    after = store.get("x1")
+    assert (after.stage, after.share, after.cap, store.history("x1")[-1].who) == ("ramp", 0.4, 0.4, "ann")
+    again = steer("--store", url, "--action", "set_share", "--share", ".1", "--why", "more", LOGNAME="ann")
+    assert again.returncode == 0, again.stderr
+    assert "40.0%, and the cap too" not in again.stderr.partition("Done:")[2], "only what is new"
+    assert store.get("x1").share == 0.1
+
+
+def test_what_others_asked_for_before_is_done_first(store: ExperimentStore, ramp: Experiment, url: str) -> None:
+    store.give("x1", Command("bo", "stop", "bo", "enough"))
+    given = steer("--store", url, "--action", "promote", "--why", "go", "--who", "ann")
+    assert given.returncode == 2
+    assert (
+        "steer: x1: Stopped by bo: enough Not done (promote), the experiment has ended as stopped. Asked for by ann: go\n" in given.stderr
+    )
+    assert (store.get("x1").stage, store.commands("x1")) == ("stopped", [])
 
 
 def test_show_tells_how_it_is(store: ExperimentStore, ramp: Experiment, url: str) -> None:

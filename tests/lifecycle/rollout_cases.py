@@ -27,6 +27,7 @@ POLICY_OF_TESTS = Rollout(
 HEALTHY = tuple(Reading(name, 0.5, 1.0, False, f"{name} is well") for name in NAMES)
 TRIPPED = (*HEALTHY[:1], Reading("errors", 0.2, 0.02, True, "the challenger failed 20 of 100 requests."), *HEALTHY[2:])
 UNJUDGED = tuple(replace(reading, value=None) if reading.name in ("errors", "scores") else reading for reading in HEALTHY)
+BEYOND = (*HEALTHY[:1], replace(HEALTHY[1], value=1.5), *HEALTHY[2:])
 STOP = Command("1", "stop", "ann", "the campaign began")
 
 

@@ -44,6 +44,8 @@ def claims(**changes: object) -> tuple[Table, ...]:
         ({"rollout": Rollout(shadow_at_most=timedelta(days=1))}, "must leave time"),
         ({"rollout": Rollout(discount_per_day=0.0)}, "discount_per_day"),
         ({"rollout": Rollout(non_inferiority_margin=0.0)}, "can never be shown"),
+        ({"rollout": Rollout(approve_ramp=True), "approval": Approval(automatic=True)}, "approval.approvers names nobody"),
+        ({"rollout": Rollout(approve_promotion=True), "approval": Approval(automatic=True)}, "approval.approvers names nobody"),
         ({"rollout": Rollout(training=TrainingWindow(timedelta(90), 0.6, 0.5))}, "rollout.training: validation and test"),
         (
             {"rollout": Rollout(random_review_share=0.0), "label": replace(GOOD.label, known_for="reviewed_events")},

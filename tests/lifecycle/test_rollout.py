@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from rollout_cases import (
+    BEYOND,
     HEALTHY,
     POLICY_OF_TESTS,
     STOP,
@@ -21,8 +23,10 @@ from rollout_cases import (
     tick,
 )
 
-from include.lifecycle.experiment import CHALLENGER, CHAMPION, Experiment, Stage
-from include.lifecycle.guardrails import Reading
+from include.lifecycle.as_of import utc
+from include.lifecycle.domain import Guardrails, Rollout
+from include.lifecycle.experiment import CHALLENGER, CHAMPION, LATENCY_BOUNDS_MS, Experiment, GatewayHealth, Stage, VariantCounts
+from include.lifecycle.guardrails import Reading, judge
 from include.lifecycle.rollout import POLICY, Advance, RolloutError, begin_ramp, finish, opening, take_all
 
 # --------------------------------------------------------------------------------------------------------------------------- shadow
@@ -135,14 +139,72 @@ def test_the_bandit_moves_the_share_between_floor_and_cap() -> None:
 
 
 @pytest.mark.parametrize(
-    "readings",
-    [(), UNJUDGED, (replace(HEALTHY[0], value=float("nan")), *HEALTHY[1:]), (*HEALTHY[:1], replace(HEALTHY[1], value=1.5), *HEALTHY[2:])],
+    ("readings", "rises_at"),
+    [((), 26), (UNJUDGED, 26), ((replace(HEALTHY[0], value=float("nan")), *HEALTHY[1:]), 26), (BEYOND, 27)],
 )
-def test_nothing_grows_before_every_guardrail_was_judged(readings: Sequence[Reading]) -> None:
-    ramp = in_ramp(cap=0.05, share=0.02, cap_since=day(10))
+def test_nothing_grows_before_every_guardrail_was_judged(readings: Sequence[Reading], rises_at: int) -> None:
+    ramp = in_ramp(cap=0.05, share=0.02, cap_since=day(23), as_of=day(24))
     held = tick(ramp, 25, evidence(day(25), since=20), readings).experiment
     assert (held.share, held.cap, held.step) == (0.02, 0.05, ramp.step)
-    assert tick(held, 26, evidence(day(26), since=20)).experiment.cap == 0.25
+    for at in (26, 27):
+        held = tick(held, at, evidence(day(at), since=20)).experiment
+        assert (held.cap == 0.25) == (at >= rises_at)
+
+
+@pytest.mark.parametrize("time_of_day", [0.0, 0.25])
+def test_an_epoch_that_was_not_judged_does_not_count(time_of_day: float) -> None:
+    """Those before it do, and the part of an epoch in which the cap rose has never counted."""
+
+    def rises_after(*looks: tuple[float, Sequence[Reading]]) -> float:
+        ramp = in_ramp(stage_since=day(20), cap_since=day(20 + time_of_day), as_of=day(20 + time_of_day))
+        for at, readings in looks:
+            ramp = tick(ramp, at + time_of_day, evidence(day(at + time_of_day), since=20), readings).experiment
+            if ramp.cap > 0.01:
+                return at
+        raise AssertionError("the cap never rose")
+
+    first = 23 if time_of_day else 22
+    healthy = [(at, HEALTHY) for at in range(21, 30)]
+    assert rises_after(*healthy) == first
+    assert rises_after((21, UNJUDGED), *healthy[1:]) == 23
+    assert rises_after((21, HEALTHY), (22, UNJUDGED), *healthy[2:]) == first + 1
+    assert rises_after((24, UNJUDGED), (25, HEALTHY), (26, HEALTHY)) == 26
+    assert rises_after((21, HEALTHY), (22, BEYOND), *healthy[2:]) == first + 2
+
+
+def ramp_of_real_guardrails(requests: int, policy: Rollout, saves: Callable[[int], float]) -> tuple[dict[float, int], int]:
+    """The day on which the cap reached each of its steps, and how many times the share changed, by guardrails that judge what one gateway counted of
+    ``requests`` a day of the challenger's since its share last changed. ``saves``: what the challenger saves an event, by day."""
+    ramp = in_ramp(policy=policy, share=policy.minimum_share, cap=policy.caps[0], shadow_scores=(50,) * 20)
+    reached, counted = {ramp.cap: 20}, 0
+    for at in range(21, 120):
+        counted += requests
+        scores = tuple(counted // 20 + (cell < counted % 20) for cell in range(20))
+        mine = VariantCounts(counted, 0, 0, counted // 5, (counted,) + (0,) * len(LATENCY_BOUNDS_MS), scores)
+        theirs = replace(mine, requests=19 * counted, reviews=19 * counted // 5)
+        health = GatewayHealth("g", ramp.step, day(at), theirs, mine)
+        readings = judge(Guardrails(minimum_requests=20), ramp.step, [health], ramp.shadow_scores, None, utc(day(at)), utc(day(at)))
+        step, ramp = ramp.step, tick(ramp, at, evidence(day(at), since=20, arms=saving(saves(at))), readings).experiment
+        counted = counted if step == ramp.step else 0
+        reached.setdefault(ramp.cap, at)
+    return reached, ramp.step
+
+
+@pytest.mark.parametrize(("requests", "reached"), [(20, (20, 22, 24)), (11, (20, 23, 26)), (1, (20, 41, 62))])
+def test_few_requests_an_epoch_slow_the_cap_and_do_not_stop_it(requests: int, reached: tuple[int, ...]) -> None:
+    """A judgement takes twenty. With eleven a day there are as many at the end of the second epoch, and ever after."""
+    policy = replace(POLICY_OF_TESTS, minimum_share=0.05, caps=(0.05, 0.25, 0.5), ramp_at_most=timedelta(days=200))
+    assert ramp_of_real_guardrails(requests, policy, lambda at: 0.0) == (dict(zip(policy.caps, reached, strict=True)), 3)
+
+
+def test_a_share_that_never_rests_does_not_stop_the_cap() -> None:
+    """Every change of the share begins the counts anew. Then, of eleven requests a day, every other epoch is judged, and each of those counts."""
+    policy = replace(
+        POLICY_OF_TESTS, bandit="thompson", discount_per_day=1.0, caps=(0.5, 0.6, 0.7), ramp_at_most=timedelta(days=200), epochs_per_step=3
+    )
+    reached, changes = ramp_of_real_guardrails(11, policy, lambda at: (at - 120) / 2000)
+    assert reached == {0.5: 20, 0.6: 26, 0.7: 32}
+    assert changes > 40
 
 
 def test_a_split_too_young_to_test_holds_nothing_back() -> None:

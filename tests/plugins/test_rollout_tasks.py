@@ -50,11 +50,15 @@ class World(SimpleNamespace):
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bucket: ObjectStore) -> World:
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
-    from sagemaker_lifecycle import endpoints, retraining, rollout, watermark
+    from sagemaker_lifecycle import endpoints, retraining, rollout, rollout_end, watermark
 
     store = open_store(f"sqlite://{tmp_path}/experiments.db")
     store.ensure()
-    xcoms = {("create_shadow_config", "return_value"): "shadow-config"}
+    xcoms = {
+        ("create_shadow_config", "return_value"): "shadow-config",
+        ("plan", "previous_config"): "previous-config",
+        ("wait_for_labels", "return_value"): RUN,
+    }
     found = World(store=store, statuses={}, carried="shadow-config", weights=[], xcoms=xcoms, params={})
     registry = SimpleNamespace(
         package=PACKAGES.__getitem__,
@@ -62,10 +66,10 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bucket: ObjectStore) 
         live=lambda _: LiveEndpoint("endpoint", "InService", found.carried, "arn:champion"),
         variants=lambda _: frozenset({"champion", "challenger"}),
     )
-    for module in (retraining, rollout):
+    for module in (retraining, rollout, rollout_end):
         monkeypatch.setattr(module, "experiment_store", lambda: store)
         monkeypatch.setattr(module, "model_registry", lambda: registry)
-    for module in (retraining, rollout, watermark):
+    for module in (retraining, rollout, rollout_end, watermark):
         monkeypatch.setattr(module, "object_store", lambda: bucket)
     monkeypatch.setattr(endpoints, "set_weights", lambda endpoint, share: found.weights.append(share))
     Watermark(bucket, LAYOUT).move_to(NOW)
@@ -115,58 +119,89 @@ def test_the_ramp_begins_with_the_floor_and_the_weights_follow(world: World) -> 
 
 
 def test_promotion_takes_all_traffic_first_and_leaves_nothing_to_return_to(world: World) -> None:
-    from sagemaker_lifecycle.rollout import promote, settle, take_all_traffic
+    from sagemaker_lifecycle.rollout import promote, take_all_traffic
+    from sagemaker_lifecycle.rollout_end import settle
 
     experiment = to(world, "safe")
     take_all_traffic(experiment.id, "")
     assert (world.store.get(experiment.id).share, world.weights) == (1.0, [1.0])
     promote(experiment.id)
-    world.carried = "single-config"
-    settled = settle(DOMAIN, world.context(finish="success"), "previous-config")
-    assert (settled["stage"], settled["failed"], settled["undoing"]) == ("promoted", False, "")
+    world.xcoms["create_single_config", "return_value"] = "single-config"
+    settled = settle(DOMAIN, world.context(finish="success"))
+    assert (settled["stage"], settled["failed"]) == ("promoted", False)
+    assert (settled["endpoint_config"], settled["undoing"]) == ("single-config", ["shadow-config"])
     assert world.statuses == {}
 
 
 @pytest.mark.parametrize("stage", ["shadow", "proven", "ramp", "safe"])
 def test_a_failed_task_returns_all_traffic_to_the_champion(world: World, stage: str) -> None:
-    from sagemaker_lifecycle.rollout import settle
+    from sagemaker_lifecycle.rollout_end import settle
 
     experiment = to(world, stage)
-    settled = settle(DOMAIN, world.context(bring_ramp="failed", run_shadow="success"), "previous-config")
+    settled = settle(DOMAIN, world.context(bring_ramp="failed", run_shadow="success"))
     assert (settled["stage"], settled["failed"]) == ("rolled_back", True)
-    assert (settled["endpoint_config"], settled["undoing"]) == ("previous-config", "shadow-config")
+    assert (settled["endpoint_config"], settled["undoing"]) == ("previous-config", ["shadow-config"])
     assert "bring_ramp failed" in settled["why"]
     assert world.store.get(experiment.id).share == 0
     assert world.statuses["arn:challenger"][0] == "Rejected"
-    assert settle(DOMAIN, world.context(bring_ramp="failed"), "previous-config")["version"] == settled["version"]
+    assert settle(DOMAIN, world.context(bring_ramp="failed"))["version"] == settled["version"]
 
 
 def test_a_person_who_does_not_release_it_stops_it(world: World) -> None:
-    from sagemaker_lifecycle.rollout import settle
+    from sagemaker_lifecycle.rollout import refuse
+    from sagemaker_lifecycle.rollout_end import settle
 
-    to(world, "proven")
-    world.xcoms["ask_before_ramp", "decision"] = "claims_lead (not before the audit)"
-    settled = settle(DOMAIN, world.context(run_shadow="success"), "previous-config")
+    experiment = to(world, "safe", share=0.5, cap=0.5)
+    refuse(experiment.id, "claims_lead (not before the audit)")
+    assert world.weights == [0.0]
+    settled = settle(DOMAIN, world.context(run_shadow="success"))
     assert (settled["stage"], settled["failed"]) == ("stopped", False)
     assert "not before the audit" in settled["why"]
 
 
-def test_an_endpoint_that_somebody_else_has_changed_is_left_alone(world: World) -> None:
-    from sagemaker_lifecycle.rollout import settle
+def test_a_question_that_nobody_answered_stops_it_and_is_no_failure(world: World) -> None:
+    from sagemaker_lifecycle.rollout_end import settle
 
-    to(world, "rolled_back")
-    world.carried = "somebody-elses"
-    assert settle(DOMAIN, world.context(), "previous-config")["undoing"] == ""
+    to(world, "proven")
+    settled = settle(DOMAIN, world.context(ask_before_ramp="failed"))
+    assert (settled["stage"], settled["failed"]) == ("stopped", False)
+    assert "Nobody answered ask_before_ramp" in settled["why"]
+
+
+def test_a_failure_is_not_forgotten_when_settling_is_tried_again(world: World) -> None:
+    from sagemaker_lifecycle.rollout_end import settle
+
+    to(world, "ramp")
+    for _ in range(2):
+        assert settle(DOMAIN, world.context(run_ramp="failed"))["failed"] is True
+
+
+def test_the_alarms_say_how_it_ended(world: World, bucket: ObjectStore) -> None:
+    from sagemaker_lifecycle.rollout_end import settle
+
+    to(world, "undecided", why="Neither better nor worse")
+    world.xcoms["wait_for_labels", "return_value"] = {**RUN, "alarms": ["a1"]}
+    settle(DOMAIN, world.context())
+    assert "undecided. Neither better nor worse" in bucket.get_json(LAYOUT.handled_alarm("a1.json"))["outcome"]
+
+
+def test_a_rollout_that_has_ended_is_not_begun_again(world: World) -> None:
+    from airflow.sdk.exceptions import AirflowSkipException
+    from sagemaker_lifecycle.rollout import open_experiment
+
+    to(world, "promoted", share=1.0)
+    with pytest.raises(AirflowSkipException, match="has ended as promoted"):
+        open_experiment(DOMAIN, world.context(), RUN, "arn:challenger", "shadow-config")
 
 
 def test_without_a_rollout_there_is_nothing_to_settle_but_a_failure_is_one(world: World) -> None:
     from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
-    from sagemaker_lifecycle.rollout import settle
+    from sagemaker_lifecycle.rollout_end import settle
 
     with pytest.raises(AirflowSkipException, match="no rollout was begun"):
-        settle(DOMAIN, world.context(train="success"), None)
+        settle(DOMAIN, world.context(train="success"))
     with pytest.raises(AirflowFailException, match="train failed before a rollout began"):
-        settle(DOMAIN, world.context(train="failed"), None)
+        settle(DOMAIN, world.context(train="failed"))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +209,7 @@ def test_without_a_rollout_there_is_nothing_to_settle_but_a_failure_is_one(world
     [
         ("proven", "as the domain says", Rollout(), "create_ramp_config"),
         ("proven", "as the domain says", Rollout(approve_ramp=True), "ask_before_ramp"),
-        ("proven", "automatic", Rollout(approve_ramp=True), "create_ramp_config"),
+        ("ramp", "as the domain says", Rollout(approve_ramp=True), "create_ramp_config"),  # cleared: it goes on
         ("proven", "ask", Rollout(), "ask_before_ramp"),
         ("safe", "as the domain says", Rollout(approve_ramp=True), "take_all_traffic"),
         ("safe", "as the domain says", Rollout(approve_promotion=True), "ask_before_promotion watch_while_asked"),
@@ -183,7 +218,7 @@ def test_without_a_rollout_there_is_nothing_to_settle_but_a_failure_is_one(world
     ],
 )
 def test_what_follows_a_stage(world: World, stage: str, asked: str, policy: Rollout, then: str | None) -> None:
-    from sagemaker_lifecycle.rollout import next_task
+    from sagemaker_lifecycle.rollout_end import next_task
 
     world.params["approval"] = asked
     assert next_task(world.context(), replace(DOMAIN, rollout=policy), stage) == [*(then or "").split(), "settle"]
@@ -201,28 +236,31 @@ def test_the_wait_ends_for_deliveries_a_persons_wish_or_a_guardrail(world: World
 
     experiment = begin(world)
     assert trigger(world).look() is None
-    assert "are ingested" in trigger(world, "2026-05-31T00:00:00Z").look()
+    assert "are ingested" in trigger(world, "2026-05-31T00:00:00Z").look()["why"]
+    waiting = trigger(world)
     world.params |= {"action": "stop", "share": None, "why": "the audit"}
     steer(DOMAIN, world.context())
-    steer(DOMAIN, world.context())  # the task was cleared
-    [command] = world.store.commands(experiment.id)
-    assert (command.action, command.who, command.why) == ("stop", "claims_lead", "the audit")
-    assert trigger(world).look() == "claims_lead asked to stop"
+    present = world.store.get(experiment.id)
+    assert (present.stage, world.store.history(experiment.id)[-1].who) == ("stopped", "claims_lead"), "done at once"
+    assert len(world.store.history(experiment.id)) == 2
+    assert "version 2" in waiting.look()["why"]
 
 
 def test_a_ramp_without_a_sign_of_life_from_a_gateway_is_looked_at_at_once(world: World) -> None:
     experiment = to(world, "ramp", share=0.05, cap=0.05, step=1, step_began="2026-01-01T00:00:00Z")
-    assert "guardrail" in trigger(world).look()
+    assert "guardrail" in trigger(world).look()["why"]
     healthy = VariantCounts(200, 0, 0, 4, (200, *[0] * 18), (200, *[0] * 19))
     now = datetime.now(UTC).isoformat()
     world.store.put_health(experiment.id, GatewayHealth("g", 1, now, healthy, healthy))
     world.store.save(experiment.but(shadow_scores=(200, *[0] * 19)))
     assert trigger(world).look() is None
+    assert world.store.watched(experiment.id), "gateways return the traffic of a split that nobody watches"
 
 
 def test_what_a_person_asked_while_it_waited_is_done_before_the_next_step(world: World) -> None:
     from airflow.sdk.exceptions import AirflowSkipException
-    from sagemaker_lifecycle.rollout import enter_ramp, promote, settle, steer, take_all_traffic
+    from sagemaker_lifecycle.rollout import enter_ramp, promote, steer, take_all_traffic
+    from sagemaker_lifecycle.rollout_end import settle
 
     experiment = to(world, "proven")
     world.params |= {"action": "stop", "share": None, "why": "the audit"}
@@ -232,14 +270,14 @@ def test_what_a_person_asked_while_it_waited_is_done_before_the_next_step(world:
         take_all_traffic(experiment.id, "")
     with pytest.raises(AirflowSkipException, match="stopped"):
         promote(experiment.id)
-    assert settle(DOMAIN, world.context(), "previous-config")["stage"] == "stopped"
+    assert settle(DOMAIN, world.context())["stage"] == "stopped"
 
 
 def test_a_change_by_somebody_else_ends_the_wait(world: World) -> None:
     experiment = begin(world)
     waiting = trigger(world)
     world.store.save(experiment.but(why="changed"))
-    assert "version 2" in waiting.look()
+    assert "version 2" in waiting.look()["why"]
 
 
 def test_steering_without_a_rollout_says_so(world: World) -> None:

@@ -61,16 +61,32 @@ def package(version: int, status: str = "Approved", arn: str = ARN) -> Any:
 
 
 def plan(
-    monkeypatch: pytest.MonkeyPatch, packages: list[Any], asked: str | None = None, rung: str | None = None, live: Any = None
+    monkeypatch: pytest.MonkeyPatch,
+    packages: list[Any],
+    asked: str | None = None,
+    rung: str | None = None,
+    live: Any = None,
+    rollout: Any = None,
 ) -> dict[str, Any]:
     from sagemaker_lifecycle import tasks
 
     known = {each.arn: each for each in packages}
     registry = SimpleNamespace(package=known.__getitem__, newest_approved=lambda _: packages[-1] if packages else None, live=lambda _: live)
     monkeypatch.setattr(tasks, "model_registry", lambda: registry)
+    monkeypatch.setattr(tasks, "experiment_store", lambda: SimpleNamespace(current=lambda _: rollout))
     events = {"asset": [SimpleNamespace(extra={"model_package": rung})]} if rung else {}
     context: Any = {"params": {"model_package": asked}, "triggering_asset_events": events}
     return tasks.plan_deployment(DOMAIN, context)
+
+
+def test_a_deployment_does_not_take_the_endpoint_from_a_rollout_unless_a_person_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    rollout = SimpleNamespace(id="e1", stage="shadow", ended=False)
+    with pytest.raises(AirflowSkipException, match="rollout e1 has the endpoint"):
+        plan(monkeypatch, [package(3)], rollout=rollout)
+    assert plan(monkeypatch, [package(3)], asked=ARN.format(3), rollout=rollout)["model_package"] == ARN.format(3)
+    assert plan(monkeypatch, [package(3)], rollout=SimpleNamespace(id="e1", stage="promoted", ended=True))
 
 
 def test_what_is_deployed_and_what_it_would_return_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -14,16 +15,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
 
 from include.lifecycle.domain import Guardrails, Rollout
 from include.lifecycle.experiment import Command, Contender, Entry, Experiment, GatewayHealth, Stage, VariantCounts
-from include.stores import experiments_dynamodb
+from include.lifecycle.guardrails import judge
+from include.stores import experiments_dynamodb, experiments_sqlite
 from include.stores.experiments import (
     COMMANDS_AT_ONCE,
     ExperimentRunning,
@@ -32,13 +35,14 @@ from include.stores.experiments import (
     ExperimentStoreUnavailable,
     UnknownExperiment,
     VersionConflict,
+    heed,
     open_store,
 )
 
 ROOT = Path(__file__).parents[2]
 OLD = Contender("arn:aws:sagemaker:eu-west-1:1:model-package/d/1", "s3://b/old.tar.gz", 0.1)
 NEW = Contender("arn:aws:sagemaker:eu-west-1:1:model-package/d/2", "s3://b/new.tar.gz", 1 / 3)
-COUNTS = VariantCounts(12, 1, 1, 4, (3, 9), (0,) * 19 + (12,))
+COUNTS = VariantCounts(12, 1, 1, 4, (3, 9) + (0,) * 17, (0,) * 19 + (12,))
 
 
 def an_experiment(identity: str = "first", domain: str = "claims") -> Experiment:
@@ -188,6 +192,136 @@ def test_the_last_health_of_a_gateway_and_step_counts(store: ExperimentStore) ->
     assert store.get("first").version == 1
 
 
+def put_health_text(store: ExperimentStore, url: str, gateway: str, text: str) -> None:
+    """What a gateway of other code would put."""
+    store.put_health("first", GatewayHealth(gateway, 0, "2026-11-01T10:00:00Z", COUNTS, COUNTS))
+    if url.startswith("sqlite"):
+        with sqlite3.connect(url.removeprefix("sqlite://")) as connection:
+            connection.execute("UPDATE healths SET document = ? WHERE gateway = ?", (text, gateway))
+        return
+    boto3.client("dynamodb").update_item(
+        TableName=url.removeprefix("dynamodb://").partition("?")[0],
+        Key={"pk": {"S": "health#first#0"}, "sk": {"S": gateway}},
+        UpdateExpression="SET document = :text",
+        ExpressionAttributeValues={":text": {"S": text}},
+    )
+
+
+def test_a_health_of_other_code_is_as_good_as_none(store: ExperimentStore, url: str) -> None:
+    """The guardrails judge what is left, and without any gateway that can be read they take the traffic away."""
+    store.create(an_experiment())
+    known: dict[str, Any] = asdict(GatewayHealth("known", 0, "2026-11-01T10:00:00Z", COUNTS, VariantCounts()))
+    one = known["champion"]
+    for number, other in enumerate([
+        known | {"version": 2},
+        {name: value for name, value in known.items() if name != "step"},
+        known | {"champion": None},
+        known | {"champion": one | {"queued": 3}},
+        known | {"champion": one | {"latencies": [1] * 7}},
+        known | {"challenger": one | {"scores": [1] * 21}},
+        known | {"challenger": one | {"scores": None}},
+        known | {"challenger": one | {"scores": ["1"] * 20}},
+        known | {"challenger": one | {"requests": None}},
+        known | {"challenger": one | {"requests": -1}},
+        known | {"seen_at": "yesterday"},
+        known | {"seen_at": "2026-11-01T10:00:00"},
+        [known],
+        None,
+    ]):
+        put_health_text(store, url, f"other-{number}", json.dumps(other))
+    put_health_text(store, url, "half", json.dumps(known)[:-9])
+    now, guardrails = datetime(2026, 11, 1, 10, 1, tzinfo=UTC), Guardrails()
+    assert store.healths("first", 0) == []
+    [heartbeat, *_] = judge(guardrails, 0, store.healths("first", 0), None, None, now, now - timedelta(hours=1))
+    assert (heartbeat.name, heartbeat.tripped) == ("heartbeat", True)
+    for gateway in ("a", "b"):
+        store.put_health("first", GatewayHealth(gateway, 0, "2026-11-01T10:00:50Z", COUNTS, VariantCounts()))
+    assert [health.gateway for health in store.healths("first", 0)] == ["a", "b"]
+    [heartbeat, *_] = judge(guardrails, 0, store.healths("first", 0), None, None, now, now - timedelta(hours=1))
+    assert (heartbeat.value, heartbeat.tripped) == (10.0, False)
+
+
+def test_the_last_look_at_the_guardrails_is_noted(store: ExperimentStore) -> None:
+    store.create(an_experiment())
+    store.create(an_experiment("other", "payments"))
+    assert store.watched("first") is None
+    for at in ("2026-11-01T10:00:00Z", "2026-11-01T10:00:05Z"):
+        store.note_watched("first", at)
+        assert store.watched("first") == at
+    assert store.watched("other") is None
+    assert (store.get("first").version, store.history("first"), store.commands("first")) == (1, [], []), "it is no change"
+
+
+# ------------------------------------------------------------------------------------------------------------------- a command at once
+
+STOP = Command("c", "stop", "ann", "enough")
+NOW = "2026-11-01T10:00:00Z"
+
+
+def a_ramp(store: ExperimentStore) -> Experiment:
+    begun = an_experiment().but(stage="ramp", share=0.1, cap=0.1, step=3, step_began="2026-10-01T00:00:00Z", as_of="2026-03-09T00:00:00Z")
+    return store.create(begun)
+
+
+def test_a_command_is_done_at_once_and_once(store: ExperimentStore) -> None:
+    ramp = a_ramp(store)
+    shared = heed(store, "first", Command("b", "set_share", "ann", "more", 0.2), NOW)
+    assert shared == store.get("first")
+    assert (shared.share, shared.step, shared.step_began, shared.as_of, shared.version) == (0.2, 4, NOW, ramp.as_of, 2)
+    stopped = heed(store, "first", STOP, "2026-11-01T10:00:09Z")
+    assert (stopped.stage, stopped.share, stopped.step_began) == ("stopped", 0.0, "2026-11-01T10:00:09Z")
+    assert heed(store, "first", STOP, "2026-11-01T10:00:12Z") == stopped == store.get("first")
+    assert [(entry.version, entry.stage, entry.share) for entry in store.history("first")] == [(2, "ramp", 0.2), (3, "stopped", 0.0)]
+    assert store.commands("first") == []
+
+
+def test_what_cannot_be_done_leaves_only_its_reason(store: ExperimentStore) -> None:
+    ramp = a_ramp(store)
+    after = heed(store, "first", Command("b", "set_share", "ann", "more", 2.0), NOW)
+    assert after == ramp.but(version=2), "the step did not change, nor when it began"
+    [entry] = store.history("first")
+    assert entry.says.startswith("Not done (set_share), a share lies between 0 and 1")
+    assert store.commands("first") == []
+
+
+def test_commands_that_wait_are_done_first(store: ExperimentStore) -> None:
+    a_ramp(store)
+    store.give("first", Command("b", "set_share", "bo", "more", 0.2))
+    assert heed(store, "first", STOP, NOW).stage == "stopped"
+    assert [(entry.who, entry.share) for entry in store.history("first")] == [("bo", 0.2), ("ann", 0.0)]
+
+
+def test_a_command_is_done_though_others_write(store: ExperimentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its look and its write, somebody else writes: four times; then somebody else does the very command; then five times."""
+    a_ramp(store)
+    commands, left = store.commands, 4
+
+    def somebody_writes(experiment: str) -> list[Command]:
+        nonlocal left
+        if left:
+            left -= 1
+            store.save(store.get(experiment), [an_entry()])
+        return commands(experiment)
+
+    monkeypatch.setattr(store, "commands", somebody_writes)
+    assert heed(store, "first", Command("b", "set_share", "ann", "more", 0.2), NOW).share == 0.2
+    assert (left, store.get("first").version) == (0, 6)
+
+    def somebody_does_it(experiment: str) -> list[Command]:
+        store.save(store.get(experiment).but(share=0.3), [an_entry()], [command.id for command in commands(experiment)])
+        return commands(experiment)
+
+    monkeypatch.setattr(store, "commands", somebody_does_it)
+    assert heed(store, "first", Command("d", "set_share", "ann", "more", 0.3), NOW) == store.get("first")
+    assert (store.get("first").version, len(store.history("first"))) == (7, 6)
+
+    left = 5
+    monkeypatch.setattr(store, "commands", somebody_writes)
+    with pytest.raises(VersionConflict, match="first: 5 times somebody else was faster; the command c is in the store, and waits"):
+        heed(store, "first", STOP, NOW)
+    assert commands("first") == [STOP]
+
+
 def test_an_unknown_experiment_is_named(store: ExperimentStore) -> None:
     store.create(an_experiment())
     health = GatewayHealth("g", 0, "2026-11-01T10:00:00Z", COUNTS, COUNTS)
@@ -199,6 +333,9 @@ def test_an_unknown_experiment_is_named(store: ExperimentStore) -> None:
         lambda: store.commands("gone"),
         lambda: store.put_health("gone", health),
         lambda: store.healths("gone", 0),
+        lambda: store.note_watched("gone", "2026-11-01T10:00:00Z"),
+        lambda: store.watched("gone"),
+        lambda: heed(store, "gone", Command("c", "stop", "ann", "enough"), "2026-11-01T10:00:00Z"),
     ]
     for ask in asks:
         with pytest.raises(UnknownExperiment, match="'gone'"):
@@ -390,6 +527,20 @@ def test_a_document_of_other_code_is_not_half_read(store: ExperimentStore, url: 
             ask()
 
 
+def test_a_file_of_the_first_schema_is_brought_to_this_one(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "old.db") as connection:
+        connection.executescript(experiments_sqlite._FIRST_SCHEMA + "PRAGMA user_version = 1")
+        row = ("first", "claims", False, json.dumps(an_experiment().as_json()))
+        connection.execute("INSERT INTO experiments (id, domain, ended, document) VALUES (?, ?, ?, ?)", row)
+    store = open_store(f"sqlite://{tmp_path}/old.db")
+    with pytest.raises(ExperimentStoreUnavailable, match=r"has the schema 1 of .* knows 2: the store's ensure\(\) brings it there"):
+        store.get("first")
+    store.ensure()
+    store.ensure()
+    store.note_watched("first", NOW)
+    assert (store.get("first"), store.watched("first")) == (an_experiment(), NOW)
+
+
 def test_a_locked_file_is_unavailable_within_two_seconds(tmp_path: Path) -> None:
     store = open_store(f"sqlite://{tmp_path}/e.db")
     store.ensure()
@@ -413,7 +564,7 @@ def test_what_is_no_store_is_unavailable(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "newer.db").execute("PRAGMA user_version = 99")
     newer = open_store(f"sqlite://{tmp_path}/newer.db")
     for ask in (newer.ensure, lambda: newer.get("first")):
-        with pytest.raises(ExperimentStoreUnavailable, match="has the schema 99 of experiment stores, and this code knows 1"):
+        with pytest.raises(ExperimentStoreUnavailable, match=r"has the schema 99 of experiment stores, and this code knows 2$"):
             ask()
     (tmp_path / "folder").mkdir()
     with pytest.raises(ExperimentStoreUnavailable, match="folder"):

@@ -1,0 +1,122 @@
+"""What follows each stage of a rollout, and its end, whatever happened: one state in the store, the registry, the alarms and the endpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from include import settings as places
+from include.lifecycle.rollout import POLICY
+from include.stores.layout import Layout
+from sagemaker_lifecycle.retraining import handle_alarms
+from sagemaker_lifecycle.rollout import end_rollout, experiment_id, return_traffic
+from sagemaker_lifecycle.tasks import experiment_store, model_registry, object_store
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+    from include.lifecycle.domain import Domain
+    from include.lifecycle.experiment import Experiment
+    from include.stores.experiments import ExperimentStore
+
+log = logging.getLogger(__name__)
+
+
+def next_task(context: Context, domain: Domain, stage: str) -> list[str]:
+    """Which task follows a stage that came to ``stage``; ``settle``, which waits for all others, always does."""
+    routes = {
+        "proven": ("ask_before_ramp", "create_ramp_config", domain.rollout.approve_ramp),
+        "ramp": ("", "create_ramp_config", False),  # a run that was cleared goes on where it was
+        "safe": ("ask_before_promotion", "take_all_traffic", domain.rollout.approve_promotion),
+    }
+    if stage not in routes:
+        return ["settle"]
+    ask, go_on, by_domain = routes[stage]
+    if not ask or not (by_domain or context["params"]["approval"] == "ask"):
+        return [go_on, "settle"]
+    return [ask, *(["watch_while_asked"] if stage == "safe" else []), "settle"]
+
+
+def settle(domain: Domain, context: Context) -> dict[str, Any]:
+    """Whatever happened: the rollout has an end, in the store, in the registry and on its alarms, and says which configuration the endpoint is to
+    carry. One that has not ended by itself is stopped where nobody answered, and rolled back where a task of the run failed.
+
+    Returns ``experiment``, ``version``, ``stage``, ``why``, ``failed``, ``endpoint_config`` (the endpoint's in the end), ``undoing`` (this run's
+    other ones: what else the endpoint carries is somebody else's, and left alone) and ``history`` (URI of what the page is made of). Skips where
+    there was no rollout.
+    """
+    store, identity, ti, run_id = experiment_store(), experiment_id(context), context["ti"], context["dag_run"].run_id
+    states = ti.get_task_states(dag_id=context["dag_run"].dag_id, run_ids=[run_id]).get(run_id, {})
+    failures = {task for task, state in states.items() if state == "failed"}
+    unanswered = failures & {"ask_before_ramp", "ask_before_promotion"}
+    failures -= unanswered
+    present = store.find(identity)
+    if present is None and failures:
+        raise AirflowFailException(f"{_listed(failures)} failed before a rollout began: nothing live was touched, and the alarms stay open")
+    if present is None:
+        raise AirflowSkipException("no rollout was begun")
+    if not present.ended:
+        if unanswered and not failures:
+            present = end_rollout(identity, "stopped", f"Nobody answered {_listed(unanswered)} in time.", POLICY)
+        else:
+            why = f"{_listed(failures) or 'A task of the run'} failed: the champion has all traffic again."
+            present = end_rollout(identity, "rolled_back", why, POLICY)
+        return_traffic(present)
+    if present.stage != "promoted":
+        _reject(present)
+    handle_alarms(domain, ti.xcom_pull(task_ids="wait_for_labels"), run_id, f"rollout {identity}: {present.stage}. {present.why}")
+    configs = {name: ti.xcom_pull(task_ids=f"create_{name}_config") for name in ("shadow", "ramp", "single")}
+    target = configs["single"] if present.stage == "promoted" else ti.xcom_pull(task_ids="plan", key="previous_config")
+    return {
+        "experiment": identity,
+        "version": present.version,
+        "stage": present.stage,
+        "why": present.why,
+        "failed": bool(failures),
+        "endpoint_config": target,
+        "undoing": [config for config in configs.values() if config and config != target],
+        "history": keep_history(domain, store, present),
+    }
+
+
+def _listed(tasks: set[str]) -> str:
+    return ", ".join(sorted(tasks))
+
+
+def _reject(experiment: Experiment) -> None:
+    reason = f"Rejected: rollout {experiment.id} ended as {experiment.stage}: {experiment.why}"
+    model_registry().set_status(experiment.challenger.model_package, "Rejected", reason[:1024])
+
+
+def keep_history(domain: Domain, store: ExperimentStore, experiment: Experiment) -> str:
+    """Puts the rollout's whole history beside the models, for the page and for whoever asks later; returns its URI. ``ramp.json`` beside it is the
+    experiment as it was in its ramp: what ``rollout-evidence`` wants to say, once all labels are known, what the ramp cost."""
+    objects, layout = object_store(), Layout(domain.name)
+    evidence: dict[str, Any] = {}
+    for stage in ("shadow", "ramp"):
+        key = layout.experiment(experiment.id, f"{stage}_evidence.json")
+        evidence[stage] = objects.get_json(key) if objects.exists(key) else None
+    entries = store.history(experiment.id)
+    content = {"experiment": experiment.as_json(), "entries": [asdict(entry) for entry in entries], "evidence": evidence}
+    if any(entry.stage == "ramp" for entry in entries):
+        objects.put_json(layout.experiment(experiment.id, "ramp.json"), experiment.but(stage="ramp").as_json())
+    return objects.put_json(layout.experiment(experiment.id, "history.json"), content)
+
+
+def tell_of_rollout(domain: Domain, settled: Mapping[str, Any], page: str | None) -> None:
+    """Tells people how the rollout ended; fails where a task of the run did."""
+    from airflow.providers.amazon.aws.hooks.sns import SnsHook
+
+    place = places.current()
+    says = f"{domain.title}: the rollout {settled['experiment']} ended as {settled['stage']}: {settled['why']}"
+    shown = place.browser_url(page) if page else "none"
+    SnsHook(aws_conn_id=place.aws_conn_id).publish_to_target(
+        place.alerts_topic_arn, f"{says}\nPage: {shown}\nOwner: {domain.owner.email}", subject=f"Rollout {settled['stage']}: {domain.name}"[:100]
+    )
+    log.info("%s (%s)", says, shown)
+    if settled["failed"]:
+        raise AirflowFailException(says)
