@@ -119,14 +119,14 @@ def test_requests_and_answers_are_written_as_documented(capturing: Server) -> No
 
 def test_what_is_left_out_and_what_becomes_base64(capturing: Server) -> None:
     """No content types: everything is base64. Bytes that are not the text their type promises are base64, too. Failures are not captured."""
-    bare = {key: value for key, value in settings("bare").items() if key not in {"CaptureContentTypeHeader", "EnableCapture"}}
-    endpoint(capturing, "bare", {**bare, "CaptureOptions": [{"CaptureMode": "Output"}]})
+    bare = {key: value for key, value in settings("untyped").items() if key not in {"CaptureContentTypeHeader", "EnableCapture"}}
+    endpoint(capturing, "untyped", {**bare, "CaptureOptions": [{"CaptureMode": "Output"}]})
     endpoint(capturing, "only-input", settings("only-input", CaptureOptions=[{"CaptureMode": "Input"}]))
-    answer = capturing.invoke("bare", b"1")["response"]
+    answer = capturing.invoke("untyped", b"1")["response"]
     error_of(lambda: capturing.invoke("only-input", b"bad"))
     error_of(lambda: capturing.invoke("only-input", b"error"))
     capturing.invoke("only-input", b"2")
-    [line] = captured(capturing, "bare", 1)
+    [line] = captured(capturing, "untyped", 1)
     assert list(line["captureData"]) == ["endpointOutput"]
     assert line["captureData"]["endpointOutput"]["encoding"] == "BASE64"
     assert base64.b64decode(line["captureData"]["endpointOutput"]["data"]).startswith(b'{"model"')
