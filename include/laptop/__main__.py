@@ -143,7 +143,7 @@ def _status(_: argparse.Namespace) -> int:
         process = stack.processes.process(service.name)
         state = "down" if process is None else f"pid {process.pid}, {'ready' if service.ready() else 'not ready'}"
         print(f"{service.name:14} {state:24} {stack.processes.log(service.name)}")
-    print(f"Airflow: {stack.url('airflow')}")
+    print(f"Airflow: {stack.url('airflow')}\nGateway: {stack.url('gateway')}/docs")
     return 0
 
 
