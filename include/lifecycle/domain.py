@@ -296,11 +296,11 @@ class Rollout:
     end it as undecided.
 
     Ramp: the challenger decides for a share of the entities, which ``bandit`` moves between ``minimum_share`` and the cap. The cap goes through
-    ``caps``, a step every ``epochs_per_step`` epochs in which nothing was wrong; shares change when the data's time crosses an epoch, and while one
-    stands, an entity stays with its variant for an epoch. Where labels take longer than the epochs of all steps together, guardrails alone protect
-    until the first events of the ramp have matured. At the last cap the ramp ends as safe when the upper end of the confidence sequence of the difference in cost lies below
-    ``non_inferiority_margin`` (a share of the champion's cost), with ``ramp_at_least`` epochs of matured events; it ends as undecided after
-    ``ramp_at_most``.
+    ``caps``, a step every ``epochs_per_step`` epochs in which nothing was wrong; shares change when the data's time crosses an epoch, and while
+    one stands, an entity stays with its variant for an epoch. Where labels take longer than the epochs of all steps together, guardrails alone
+    protect until the first events of the ramp have matured. At the last cap the ramp ends as safe when the upper end of the confidence sequence
+    of the difference in cost lies below ``non_inferiority_margin`` (a share of the champion's cost), with ``ramp_at_least`` epochs of matured
+    events; it ends as undecided after ``ramp_at_most``.
 
     ``discount_per_day``: what a day takes of the weight of what the bandit has learned. ``random_review_share``: of all events, reviewed whatever
     the score, so that what no model flags is known, too. ``approve_ramp``, ``approve_promotion``: an approver is asked before each.
