@@ -22,7 +22,7 @@ from scipy.special import expit, logit
 
 from include.lifecycle.confidence_sequence import Sums
 from include.lifecycle.domain import Costs, Rollout
-from include.lifecycle.rollout_evidence import Decided, Units, day_sums, differences
+from include.lifecycle.rollout_evidence import Decided, Units, day_sums, differences, label_chance
 
 Array = npt.NDArray[np.float64]
 
@@ -162,14 +162,14 @@ def _evened(found: World) -> World:
 class Traffic:
     """``runs``: an event in which the models differ is repeated by its entity, on as many days in a row, geometric with that mean (the
     number of events stays the same); ``waves``: each day's risk is by that share higher or lower, by lot, on each side of the difference;
-    ``random_reviews``: share of events reviewed by lot, where only reviewed events get a label; None: all do."""
+    ``selective``: only reviewed events get a label, those that the champion asks for and those that the lots of this policy draw; None: all do."""
 
     entities: int = 5_000
     per_day: int = 5_000
     days: int = 60
     runs: float = 1.0
     waves: float = 0.0
-    random_reviews: float | None = None
+    selective: Rollout | None = None
 
 
 def events(world: World, traffic: Traffic, seed: list[int], first: int = 0) -> Decided:
@@ -196,8 +196,8 @@ def events(world: World, traffic: Traffic, seed: list[int], first: int = 0) -> D
         entity, place, added, label, day = (values[source][inside] for values in (entity, place, added, label, day))
         day = later[inside]
     observed = np.ones(label.size)
-    if traffic.random_reviews is not None:
-        observed = np.where(added > 0, traffic.random_reviews, 1.0)
+    if traffic.selective is not None:
+        observed = label_chance(traffic.selective, added < 0, added != 0)
         label = np.where(rng.random(label.size) < observed, label, np.nan)
     dates = FIRST_DAY + first + day
     names = np.array([f"{number:06d}" for number in range(kind.size)])
@@ -218,7 +218,7 @@ def _entities(setting: Setting, count: int, rng: np.random.Generator) -> tuple[n
 
 def sums(decided: Decided, policy: Rollout, traffic: Traffic, first: int = 0) -> Sums:
     """By the end of each day, those without an event too; through the code that rollouts use. All events count, not only those drawn."""
-    found = differences(decided, policy, COSTS)
+    found = differences(decided, COSTS)
     days, known = day_sums(decided, found, Units.of(decided))
     grid = FIRST_DAY + first + np.arange(traffic.days)
     place = np.searchsorted(days, grid, side="right") - 1

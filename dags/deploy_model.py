@@ -2,6 +2,7 @@
 ### An approved model takes the traffic, or everything stays as it was
 
 Runs when `train_model` approves a package, or by hand for any approved package (a way back to an earlier model, too).
+While a rollout lasts (`retrain_and_rollout`), the endpoint is the rollout's, and this is skipped unless the form names a package.
 
 1. **plan**: which package, and to which configuration to return if it fails;
 2. **create_model**, **create_endpoint_config**: under names that are digests of their content, so trying again finds them;
@@ -16,6 +17,7 @@ Runs when `train_model` approves a package, or by hand for any approved package 
 |---|---|
 | `… has no approved model package` | Train and approve one, then trigger this DAG. |
 | `… is PendingManualApproval: only an approved package is deployed` | Answer **ask_for_approval** of its training run, or name another package in the form. |
+| `rollout … has the endpoint (stage …)` | Skipped. Let the rollout end, or stop it by `steer_rollout`; then trigger this DAG. To deploy all the same, name the package in its form. |
 | `SageMaker returned … to …: … did not pass the ping health check` | The model's server did not start; its log is in `/aws/sagemaker/Endpoints/<endpoint>`. Traffic is on the old model. |
 | `scores differ from the trained model's` | The image that serves is not the one that trained, or the model file is damaged. The endpoint was returned to the previous model. |
 """

@@ -10,7 +10,8 @@ with the baseline that training left with the model, never with the training row
    are immature, concept, bias and attribution drift. *Report*, under the task's Details, opens the page: the verdict comes first;
 4. **publish**: the figures as CloudWatch metrics (namespace `FraudLifecycle/Monitoring`, dimension `Domain`);
 5. **decide**: the domain's policy: which findings ring the alarm, in how many windows in a row, and not again within the cool-down;
-6. **sound_alarm**: stores the alarm with its evidence (`monitoring/alarms/`), tells people, rings the asset `drift_alarm`. Skipped where all is well.
+6. **sound_alarm**: stores the alarm with its evidence (`monitoring/alarms/`), tells people, rings the asset `drift_alarm`, which begins
+   `retrain_and_rollout`. Skipped where all is well.
 
 The user sets one number, the false alarms a year (`Monitoring` in the domain's `domain.py`). docs/monitoring.md says how every decision is made.
 
@@ -25,7 +26,7 @@ have done stands in the log of **sound_alarm**. Days without captured requests a
 
 | The log says | What to do |
 |---|---|
-| `ALARM: …` from **sound_alarm** | Open the report of **analyse**. If fraud has changed, train a new model; if data are broken, mend the source and ingest its days again. |
+| `ALARM: …` from **sound_alarm** | `retrain_and_rollout` has begun by itself, whatever was found. Open the report of **analyse**: if fraud has changed, let it do its work. If data are broken, mark its run as failed (once it has a rollout, *stop* by `steer_rollout`), mend the source, and ingest its days again. |
 | `… has no live endpoint` from **plan** | Skipped: there is nothing to watch. Approve and deploy a model. |
 | `… was registered without a baseline` | The live model is older than monitoring. Train, approve and deploy a new one. |
 | `not_enough_data` in the verdict | No or hardly any event was scored in the window. Is the endpoint asked? Does the capture reach S3 (`captured/`)? Did `ingest_data` run? |

@@ -18,7 +18,7 @@ nothing live.
    worse live;
 7. **take_all_traffic → approve → … → finish**: all traffic, the registry, then one variant again; the old model stays for the way back.
    Whatever else happened, **settle** and **settle_endpoint** leave the champion with all traffic. **report** is the rollout's page: every
-   decision with its evidence, and the plot.
+   decision with its evidence, and the plot. **run_shadow** and **run_ramp** link it too, as of their latest look.
 
 An approver is asked before 6 and before 7 where the domain says so (`Rollout.approve_ramp`, `approve_promotion`) or the form does; meanwhile
 **watch_while_asked** goes on watching the split. docs/rollout.md tells how every decision is made.
@@ -27,13 +27,23 @@ An approver is asked before 6 and before 7 where the domain says so (`Rollout.ap
 
 | The log says | What to do |
 |---|---|
-| you want it to stop, now | Trigger `steer_rollout` with *stop* (or *roll_back*, *promote*, *set_share*) and why; `make job CMD="steer --domain … --action stop --why …"` and `POST /v1/experiments/<domain>/commands` do the same. It is done at once. |
-| `… matured frauds since … are known` from **wait_for_labels** | It waits for labels. Do deliveries and `ingest_data` go on? The deadline is `Rollout.wait_at_most`. |
-| `it saves no more than the champion` from **compare** | The retrained model is not better: open the report of **evaluate**. If fraud has changed in a way that no feature shows, that is the work to do. |
+| you want it to stop, now | Trigger `steer_rollout` with *stop* (or *roll_back*, *promote*, *set_share*) and why; `make job CMD='steer --domain … --action stop --why "…"'` and `POST /v1/experiments/<domain>/commands` do the same. It is done at once. |
+| `… has no live endpoint` from **read_alarms** | Skipped: there is no model to be better than. Train, approve and deploy a first one. |
+| `nothing says up to when the deliveries of … are ingested` from **read_alarms** | No delivery was ever ingested here, or `watermark.json` is gone: trigger `ingest_data`, then clear the task. |
 | `rollout … is in its stage …` from **read_alarms** | Skipped: one rollout at a time. The alarm stays open for the next run. |
+| `… with a second model that an earlier rollout has left there` from **read_alarms** | That rollout's run was marked as failed, or deleted. Trigger `deploy_model` with the package that the message names, then this DAG. |
+| `… of … matured frauds since … are known at …` from **wait_for_labels** | It waits for labels. Do deliveries and `ingest_data` go on? The deadline is `Rollout.wait_at_most`. |
+| `too little new truth to learn from` from **wait_for_labels** | Skipped: the calendar began the run, and does not wait. Its next one looks again. |
+| `given up at the deadline …` from **wait_for_labels** | Skipped, as the domain says (`Rollout.at_deadline`), and its alarms are handled. Want less (`Rollout.wanted_frauds`), or find out where the labels stay, then trigger this DAG. |
+| `… ends here: it saves no more than the champion on the same events` from **close_without_rollout** | The retrained model is not better: open the report of **evaluate**. If fraud has changed in a way that no feature shows, that is the work to do. |
+| `… ends here: the gate refused it` from **close_without_rollout** | The report of **evaluate** says which rule failed. The package is registered as Rejected; the champion stays. |
+| `… ends here: the challenger does not want the champion's features` from **close_without_rollout** | `features.sql` has changed since, and one request cannot serve both models. Release a model of `train_model` instead. |
+| `… is live by now, and the challenger was compared with …` from **close_without_rollout** or **begin_shadow** | Somebody has deployed another model meanwhile. Trigger this DAG again. |
+| **ask_before_ramp** or **ask_before_promotion** waits | One of the domain's approvers answers on the task's page (*Required actions*); marking the task as done is no answer (`nobody has answered …`). A no, or no answer in time (`Nobody answered … in time`), and the rollout ends as stopped. |
 | `a guardrail tripped: …` from **run_ramp** | The champion has all traffic again. The page says which limit; mend the cause, then trigger this DAG. |
 | `heartbeat` among the guardrails | No gateway gives a sign of life: start it (`python -m include.gateway`). Without one nothing assigns entities. |
-| `… failed: the champion has all traffic again` from **tell** | A task failed after its retries. Mend the cause and trigger the DAG again: a rollout that has ended is not resumed. |
+| `… failed before a rollout began` from **settle** | Nothing live was touched, and the alarms stay open: mend the cause, then clear the task that failed, with what follows it. |
+| `… failed: the champion has all traffic again` from **tell** | A task failed after its retries. Mend the cause and trigger the DAG again, for its alarms are open again: a rollout that has ended is not resumed. |
 """
 
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, get_current_context, task
@@ -56,7 +66,9 @@ from include.domains import catalogue
 from include.lifecycle.domain import Domain
 
 PARAMS = {
-    "as_of": as_of_param("Retrain with what was known at this instant (UTC), or later. Empty: what is ingested now; in a backfill its interval's end."),
+    "as_of": as_of_param(
+        "Retrain with what was known at this instant (UTC), or later. Empty: what is ingested now; in a backfill its interval's end."
+    ),
     "approval": Param(
         "as the domain says",
         enum=["as the domain says", "ask"],
@@ -110,7 +122,9 @@ def retrain_and_rollout(domain: Domain) -> None:
         # shadow
         both = {"champion": champion, "challenger": challenger}
         create_champion_model = ModelFromPackageOperator(task_id="create_champion_model", domain=domain.name, model_package=champion)
-        create_challenger_model = ModelFromPackageOperator(task_id="create_challenger_model", domain=domain.name, model_package=challenger, trial=True)
+        create_challenger_model = ModelFromPackageOperator(
+            task_id="create_challenger_model", domain=domain.name, model_package=challenger, trial=True
+        )
         create_shadow_config = ShadowConfigOperator(task_id="create_shadow_config", domain=domain.name, **both)
         bring_shadow = BringEndpointToOperator(
             task_id="bring_shadow", domain=domain.name, endpoint_config=create_shadow_config.output, replaces=[planned["previous_config"]]
@@ -128,7 +142,9 @@ def retrain_and_rollout(domain: Domain) -> None:
             return rollout_end.next_task(get_current_context(), domain, stage)
 
         # ramp
-        ask_before_ramp = _ask(domain, "ask_before_ramp", "Let the challenger decide for some of the traffic", "create_ramp_config", "refuse_ramp")
+        ask_before_ramp = _ask(
+            domain, "ask_before_ramp", "Let the challenger decide for some of the traffic", "create_ramp_config", "refuse_ramp"
+        )
         create_ramp_config = RampConfigOperator(
             task_id="create_ramp_config", domain=domain.name, trigger_rule="none_failed_min_one_success", **both
         )
@@ -138,8 +154,7 @@ def retrain_and_rollout(domain: Domain) -> None:
 
         @task
         def begin_ramp(experiment: str, endpoint_config: str) -> None:
-            released = get_current_context()["ti"].xcom_pull(task_ids="ask_before_ramp", key="decision")
-            rollout.enter_ramp(domain, experiment, endpoint_config, released or "")
+            rollout.enter_ramp(domain, experiment, endpoint_config, rollout_end.released_by(get_current_context(), "ask_before_ramp"))
 
         run_ramp = rollout.RolloutStageOperator(task_id="run_ramp", domain=domain.name, experiment=begun["experiment"], stage="ramp")
 
@@ -148,7 +163,9 @@ def retrain_and_rollout(domain: Domain) -> None:
             return rollout_end.next_task(get_current_context(), domain, stage)
 
         # promotion
-        ask_before_promotion = _ask(domain, "ask_before_promotion", "Give the challenger all the traffic", "take_all_traffic", "refuse_promotion")
+        ask_before_promotion = _ask(
+            domain, "ask_before_promotion", "Give the challenger all the traffic", "take_all_traffic", "refuse_promotion"
+        )
 
         watch_while_asked = rollout.RolloutStageOperator(
             task_id="watch_while_asked",
@@ -160,16 +177,15 @@ def retrain_and_rollout(domain: Domain) -> None:
 
         @task
         def refuse_ramp(experiment: str) -> None:
-            rollout.refuse(experiment, get_current_context()["ti"].xcom_pull(task_ids="ask_before_ramp", key="decision"))
+            rollout.refuse(experiment, rollout_end.released_by(get_current_context(), "ask_before_ramp"))
 
         @task
         def refuse_promotion(experiment: str) -> None:
-            rollout.refuse(experiment, get_current_context()["ti"].xcom_pull(task_ids="ask_before_promotion", key="decision"))
+            rollout.refuse(experiment, rollout_end.released_by(get_current_context(), "ask_before_promotion"))
 
         @task(trigger_rule="none_failed_min_one_success", multiple_outputs=True)
         def take_all_traffic(experiment: str) -> dict:
-            released = get_current_context()["ti"].xcom_pull(task_ids="ask_before_promotion", key="decision")
-            return rollout.take_all_traffic(experiment, released or "")
+            return rollout.take_all_traffic(experiment, rollout_end.released_by(get_current_context(), "ask_before_promotion"))
 
         taken = take_all_traffic(begun["experiment"])
         approve = SetApprovalOperator(
@@ -213,7 +229,6 @@ def retrain_and_rollout(domain: Domain) -> None:
             job="rollout-report",
             arguments={"history": settled["history"]},
             inputs=settled["version"],
-            writes_to="rollout",
             report="reports.page",
             trigger_rule="none_failed_min_one_success",
         )
@@ -255,7 +270,12 @@ def _ask(domain: Domain, task_id: str, question: str, then: str, otherwise: str)
         assigned_users=[{"id": user, "name": user} for user in domain.approval.approvers],
         response_timeout=domain.approval.response_within,
         trigger_rule="none_failed_min_one_success",
-        notifiers=[alert(f"Release wanted: {domain.name}", "{{ dag.dag_id }} waits for {{ task.assigned_users | map(attribute='name') | join(', ') or 'a release' }}: {{ ti.log_url }}")],
+        notifiers=[
+            alert(
+                f"Release wanted: {domain.name}",
+                "{{ dag.dag_id }} waits for {{ task.assigned_users | map(attribute='name') | join(', ') or 'a release' }}: {{ ti.log_url }}",
+            )
+        ],
     )
 
 

@@ -1,4 +1,4 @@
-"""record-decisions: a review queue's CSV, filled in by analysts, becomes a landing file of labels.
+"""record-decisions: the CSV of a review queue, a day's or a rollout's, filled in by analysts, becomes a landing file of labels.
 
 Without ``--land`` the file is only checked. With it, ``raw/labels/dt=<day of the latest decision>/decisions_<digest>.csv`` is written (the
 event's id, label, decided_at), which ``ingest_data`` takes like any delivery; and before it ``review/decisions/decisions_<digest>.json``,
@@ -19,12 +19,12 @@ import functools
 import io
 import json
 from collections.abc import Callable, Sequence
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
 from include.jobs.context import JobContext, JobError, instant
-from include.lifecycle.as_of import iso
+from include.lifecycle.as_of import iso, utc
 from include.lifecycle.decisions import Decision, DecisionsError, ScoredDay, check_scored, read_decisions
 from include.lifecycle.domain import LABELS_TABLE, Domain
 from include.lifecycle.names import digest
@@ -33,7 +33,9 @@ from include.stores.partitions import Partitions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--queue", required=True, type=Path, help="queue.csv of a day, with the column label filled in")
+    parser.add_argument(
+        "--queue", required=True, type=Path, help="queue.csv of a day or reviews.csv of a rollout, with the column label filled in"
+    )
     parser.add_argument("--decided-by", required=True, help="who decided, for rows whose column decided_by is empty")
     parser.add_argument("--decided-at", type=instant, help="ISO 8601 instant, for rows whose column decided_at is empty")
     where = parser.add_mutually_exclusive_group()
@@ -70,15 +72,21 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
 
 
 def _scored_days(context: JobContext) -> Callable[[date], ScoredDay | None]:
-    """Day → what was scored of it, from the batch predictions, each day read once; None where nothing was."""
-    stored = Partitions(context.objects, context.layout.batch_predictions)
+    """Day → what can have been scored of it, each day read once: the events of the batch predictions, and those of the feature store, among which
+    are all that a rollout wants reviewed. None where neither has the day."""
+    stores = [Partitions(context.objects, prefix) for prefix in (context.layout.features, context.layout.batch_predictions)]
 
     @functools.cache
     def scored_day(day: date) -> ScoredDay | None:
-        rows = stored.read(day)
-        if not rows:
+        known, predicted = (store.read(day) for store in stores)
+        times = {}
+        for rows in (known, predicted):
+            if rows:
+                times |= dict(zip(rows["event_id"].to_pylist(), map(utc, rows["event_time"].to_pylist()), strict=True))
+        if not times:
             return None
-        return ScoredDay(dict(zip(rows["event_id"].to_pylist(), rows["event_time"].to_pylist(), strict=True)), rows["as_of"][0].as_py())
+        end = datetime.combine(day + timedelta(days=1), time(), UTC)
+        return ScoredDay(times, predicted["as_of"][0].as_py() if predicted else end)
 
     return scored_day
 

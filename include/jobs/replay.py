@@ -48,7 +48,7 @@ from include.stores.layout import Layout
 from include.stores.objects import ObjectNotFoundError, ObjectStore
 from include.stores.partitions import Partitions
 
-_WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+_WAITS = (0.2, 0.5, *[1.0] * 30)
 """Seconds before an event is sent again that the endpoint could not answer."""
 _MOST_CONNECTIONS = 64
 _THROUGH_GATEWAYS = "gateway"
@@ -81,8 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
     """Result: {"endpoint", "configuration" (of the endpoint; null with --only-land), "gateway" (its address or null), "events" (sent), "seconds",
-    "days": [{"day", "events", "seconds"}], "skipped_days" (sent before), "days_without_features", "landed" (URIs of files), "captured" (new lines in
-    S3; null where they were not waited for)}.
+    "days": [{"day", "events", "seconds", "longest_seconds" (until the slowest event was answered, tries included)}], "skipped_days" (sent before),
+    "days_without_features", "landed" (URIs of files), "captured" (new lines in S3; null where they were not waited for)}.
 
     JobError where the endpoint is not in service, captures nothing of this domain, or refuses an event; where a day's features are not the
     model's; and for arguments that make no sense. What was sent until then stays sent, and is skipped next time."""
@@ -149,10 +149,10 @@ def _send_day(
         raise JobError(f"{rows.source}: {len(bare)} events have no entity or no amount, which a gateway wants to know: {bare[0]}")
     shown.begin(day, len(events))
     begun = time.monotonic()
-    sender.send(events, shown.advance)
+    longest = sender.send(events, shown.advance)
     seconds = time.monotonic() - begun
     shown.say(f"{day}: {len(events):,} events in {seconds:.1f} s, {len(events) / max(seconds, 1e-9):,.0f} a second")
-    return {"day": day.isoformat(), "events": len(events), "seconds": round(seconds, 3)}
+    return {"day": day.isoformat(), "events": len(events), "seconds": round(seconds, 3), "longest_seconds": round(longest, 3)}
 
 
 def _checked(options: argparse.Namespace) -> list[date]:
@@ -241,11 +241,13 @@ class Sender:
     rate: float | None = None
     connections: int = 4
 
-    def send(self, events: Sequence[Event], advance: Callable[[], None]) -> None:
-        """Sends them in this order, several under way at once; ``advance`` is called after each answer. JobError for the first that fails."""
+    def send(self, events: Sequence[Event], advance: Callable[[], None]) -> float:
+        """Sends them in this order, several under way at once; ``advance`` is called after each answer. Returns how many seconds the slowest answer
+        took, tries included. JobError for the first that fails."""
         stop, taking = threading.Event(), threading.Lock()
         waiting = self._paced(events, stop)
         failures: list[Exception] = []
+        longest = [0.0]
 
         def work() -> None:
             while not stop.is_set():
@@ -253,8 +255,11 @@ class Sender:
                     event = next(waiting, None)
                 if event is None:
                     return
+                asked = time.monotonic()
                 try:
                     self._ask(event, stop)
+                    with taking:
+                        longest[0] = max(longest[0], time.monotonic() - asked)
                     advance()
                 except Exception as error:
                     failures.append(error)
@@ -270,6 +275,7 @@ class Sender:
             stop.set()  # Ctrl-C ends the threads, too
         if failures:
             raise failures[0]
+        return longest[0]
 
     def _paced(self, events: Iterable[Event], stop: threading.Event) -> Iterator[Event]:
         begun = time.monotonic()

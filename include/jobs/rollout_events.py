@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -181,25 +181,28 @@ def ramp_answers(decisions: Sequence[Decision], models: Contenders) -> Answered:
 # --------------------------------------------------------------------------------------------------------------------------- truth
 
 
-def with_truth(context: JobContext, tried: pa.Table, as_of: datetime, scratch: Path) -> pa.Table:
-    """The events that have matured at ``as_of``, in the order of time, with ``label`` (1, 0, null: not known) as of then. Amounts are the feature
-    store's where it knows the event, entities where nothing else says one; an event of no known entity is one of its own."""
-    until = as_of - context.domain.label.maturity
-    matured = tried.filter(pc.less_equal(tried["event_time"], pa.scalar(until, _TIME)))
-    if not len(matured):
-        return matured.append_column("label", pa.nulls(0, pa.float64()))
-    times = [moment.astimezone(UTC) for moment in pc.min_max(matured["event_time"]).as_py().values()]
+def with_truth(context: JobContext, tried: pa.Table, as_of: datetime, until: datetime, scratch: Path) -> pa.Table:
+    """The events up to ``until``, in the order of time, with ``label`` (1, 0, null: not known) as of ``as_of``. Amounts are the feature store's
+    where it knows the event, entities where nothing else says one; an event of no known entity is one of its own. Where only reviewed events
+    get a label, one without is never taken for genuine."""
+    label = context.domain.label
+    if label.known_for == "reviewed_events":
+        label = replace(label, unreported_is_genuine=False)
+    asked = tried.filter(pc.less_equal(tried["event_time"], pa.scalar(until, _TIME)))
+    if not len(asked):
+        return asked.append_column("label", pa.nulls(0, pa.float64()))
+    times = [moment.astimezone(UTC) for moment in pc.min_max(asked["event_time"]).as_py().values()]
     first, last = (moment.date() for moment in times)
     features = Partitions(context.objects, context.layout.features).download(scratch / "features", first, last)
     facts = [pq.read_table(path, columns=_FACTS.names, partitioning=None) for path in features]
     labels = Partitions(context.objects, context.layout.labels).download(scratch / "labels", first, last)
     with open_database(scratch / "spill") as connection:
         create_views(connection, context.domain, {LABELS_TABLE: labels}, as_of, {LABELS_TABLE})
-        at = matured.schema.get_field_index("event_time")
-        events = matured.set_column(at, "event_time", matured["event_time"].cast(pa.timestamp("us")))
+        at = asked.schema.get_field_index("event_time")
+        events = asked.set_column(at, "event_time", asked["event_time"].cast(pa.timestamp("us")))
         connection.register("tried_events", events.append_column("group_id", events["entity_id"]))
         connection.register("facts", pa.concat_tables(facts) if facts else _FACTS.empty_table())
-        label_events(connection, context.domain.label, times[0] - _RESOLUTION, until, "tried_events")
+        label_events(connection, label, times[0] - _RESOLUTION, until, "tried_events")
         return fetch(
             connection,
             f"""SELECT t.* EXCLUDE (group_id) REPLACE (

@@ -8,9 +8,10 @@ from typing import Any
 from include.jobs import rollout_chart
 from include.jobs.html_page import ABSENT, day_in_words, page, sentence, share, significant, table, text, threshold
 from include.lifecycle.as_of import utc
-from include.lifecycle.domain import Domain
+from include.lifecycle.domain import Domain, Rollout
 from include.lifecycle.experiment import Contender, Entry, Experiment
 from include.lifecycle.guardrails import Reading
+from include.lifecycle.rollout_evidence import MISSING_REVIEWS
 
 _STYLE = (
     rollout_chart.STYLE
@@ -56,7 +57,7 @@ def html_report(domain: Domain, experiment: Experiment, entries: Sequence[Entry]
         "<h2>Every decision</h2>",
         f'<div class="scroll">{_history(entries, currency)}</div>',
         "<h2>The two models, and the rules</h2>",
-        _rules(experiment, currency),
+        _rules(domain, experiment),
     ]
     return page(f"Rollout: {domain.title}", body, _STYLE)
 
@@ -90,7 +91,7 @@ def _verdict(experiment: Experiment, entries: Sequence[Entry], evidence: Mapping
     why = f"<p>{sentence(experiment.why)}</p>" if experiment.why else ""
     return (
         f'<div class="verdict {style}"><strong>{headline(experiment, entries)}.</strong><p>{text(price(entries, evidence, currency))} '
-        f"{_measured(evidence, currency)}</p>{why}</div>"
+        f"{_measured(evidence, currency)}{_missing_reviews(evidence)}</p>{why}</div>"
     )
 
 
@@ -106,10 +107,19 @@ def _measured(evidence: Mapping[str, Mapping[str, Any] | None], currency: str) -
         low, high = (significant(difference[end], sign="+") for end in ("low", "high"))
         return (
             f"{where}, an event cost {significant(abs(difference['value']))} {text(currency)} "
-            f"{'less' if difference['value'] < 0 else 'more'} than under the champion{relative} ({low} to {high}, at every look with a chance of "
-            f"{share(1 - difference['error_rate'])}; {found['events']:,} events, {found['frauds']:,} of them fraud)."
+            f"{'less' if difference['value'] < 0 else 'more'} than under the champion{relative} ({low} to {high}, each end at every look with a "
+            f"chance of {share(1 - difference['error_rate'])}; {found['events']:,} events, {found['frauds']:,} of them fraud)."
         )
     return "There was too little to measure a difference in cost."
+
+
+def _missing_reviews(evidence: Mapping[str, Mapping[str, Any] | None]) -> str:
+    found = evidence.get("ramp") or evidence.get("shadow") or {}
+    drawn, missing = found.get("reviews_drawn") or 0, found.get("reviews_missing") or 0
+    if not missing:
+        return ""
+    silent = "; nothing is concluded while so many are missing" if missing > MISSING_REVIEWS * drawn else ""
+    return f" Of {drawn:,} reviews that a lot drew, {missing:,} have no label{silent}."
 
 
 def _figure(what: rollout_chart.Drawn, experiment: Experiment, currency: str) -> str:
@@ -120,9 +130,9 @@ def _figure(what: rollout_chart.Drawn, experiment: Experiment, currency: str) ->
     sure = share(1 - experiment.policy.error_rate)
     return (
         f"<figure>{charts}{rollout_chart.legend(what)}<figcaption>Top: the share of the entities that the challenger decided for, and the cap on it. "
-        f"Middle: difference in mean cost of an event, at each look, first in shadow, then in the ramp, with the {sure} confidence sequence, which "
-        "holds at all looks at once; wholly below 0 the challenger is cheaper, wholly below the margin (orange dashes) not worse. Bottom: what "
-        "the guardrails read; beyond 1 the limit is exceeded, and red dots tripped.</figcaption></figure>"
+        "Middle: difference in mean cost of an event, at each look, first in shadow, then in the ramp, with its confidence sequence, each end of "
+        f"which holds at all looks at once with a chance of {sure}; wholly below 0 the challenger is cheaper, wholly below the margin (orange "
+        "dashes) not worse. Bottom: what the guardrails read; beyond 1 the limit is exceeded, and red dots tripped.</figcaption></figure>"
     )
 
 
@@ -170,8 +180,8 @@ def _listed(names: Sequence[str]) -> str:
     return text(", ".join(name.replace("_", " ") for name in names))
 
 
-def _rules(experiment: Experiment, currency: str) -> str:
-    policy = experiment.policy
+def _rules(domain: Domain, experiment: Experiment) -> str:
+    policy, currency = experiment.policy, domain.costs.currency
     facts = [
         ("Champion", _model(experiment.champion, currency)),
         ("Challenger", _model(experiment.challenger, currency)),
@@ -180,9 +190,16 @@ def _rules(experiment: Experiment, currency: str) -> str:
         ("Not worse means", f"by less than {share(policy.non_inferiority_margin)} of the champion's cost"),
         ("Caps", f"{', '.join(map(share, policy.caps))}, a step every {policy.epochs_per_step} epochs; floor {share(policy.minimum_share)}"),
         ("Share moved by", f"{_BANDITS[policy.bandit]}, discount {threshold(policy.discount_per_day)} a day"),
-        ("Reviewed by lot", share(policy.random_review_share)),
+        ("Reviewed by lot", _by_lot(domain, policy)),
     ]  # fmt: skip
     return f'<dl class="facts">{"".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts)}</dl>'
+
+
+def _by_lot(domain: Domain, policy: Rollout) -> str:
+    said = f"{share(policy.random_review_share)} of all events"
+    if domain.label.known_for == "every_event":
+        return said
+    return f"{said}, and {share(policy.disagreement_review_share)} of those about which the models disagree and the deciding one asks for no review"
 
 
 def _model(contender: Contender, currency: str) -> str:

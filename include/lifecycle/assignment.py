@@ -1,5 +1,5 @@
-"""Which variant decides for an entity, and which events are reviewed by lot: by hashing alone, so that every gateway, after every restart, gives
-the same answer without asking anybody.
+"""Which variant decides for an entity, and which events are reviewed by lot: by hashing alone, so that every gateway, after every restart, and
+whoever looks later, gives the same answer without asking anybody.
 
 The unit is an entity × epoch. Weighted rendezvous hashing (Schindelhauer and Schomaker, "Weighted distributed hash tables", SPAA 2005; in the
 logarithmic form of Resch, "New hashing algorithms for data storage", SDC 2015): each variant draws a number u, uniform on (0, 1), from the hash of
@@ -49,6 +49,12 @@ def assign(experiment: str, epoch: int, entity: str, shares: Mapping[str, float]
 def random_review(domain: str, inference_id: str, share: float) -> bool:
     """Whether an event is reviewed whatever its score: with a chance of ``share``, independently of its assignment."""
     return share > 0 and _uniform(f"random review{_SEPARATOR}{domain}", inference_id) < share
+
+
+def disagreement_review(experiment: str, inference_id: str, share: float) -> bool:
+    """Whether an event about which an experiment's models disagree is reviewed although the deciding one does not ask for it: with a chance of
+    ``share``, independently of its assignment and of ``random_review``."""
+    return share > 0 and _uniform(f"disagreement review{_SEPARATOR}{experiment}", inference_id) < share
 
 
 def _uniform(what: str, key: str) -> float:

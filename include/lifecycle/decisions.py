@@ -76,7 +76,9 @@ def read_decisions(body: bytes, domain: Domain, decided_by: str, decided_at: dat
             errors.append(f"line {line}: {error}")
             continue
         if decision.event_id in first_line:
-            errors.append(f"line {line}: event {decision.event_id} is decided on line {first_line[decision.event_id]} already: keep one of them")
+            errors.append(
+                f"line {line}: event {decision.event_id} is decided on line {first_line[decision.event_id]} already: keep one of them"
+            )
         first_line.setdefault(decision.event_id, line)
         found.append(decision)
     refuse(errors)
@@ -85,7 +87,8 @@ def read_decisions(body: bytes, domain: Domain, decided_by: str, decided_at: dat
 
 @dataclass(frozen=True)
 class ScoredDay:
-    """``event_times``: of every event scored of a (UTC) day. ``as_of``: the instant of the scoring."""
+    """``event_times``: of every event of a (UTC) day that was scored, or can have been by an endpoint. ``as_of``: the instant of the scoring, the
+    day's end where there was none of the whole day."""
 
     event_times: Mapping[str, datetime]
     as_of: datetime
@@ -167,7 +170,9 @@ def _check_header(header: Sequence[str], wanted: Sequence[str]) -> None:
     twice = [name for name in (*wanted, *_OPTIONAL) if header.count(name) > 1]
     if missing or twice:
         fault = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(twice)} twice"
-        raise DecisionsError(f"nothing was recorded: the header {fault}; it is {', '.join(header)}. Fill in a queue.csv as score-batch wrote it")
+        raise DecisionsError(
+            f"nothing was recorded: the header {fault}; it is {', '.join(header)}. Fill in a queue.csv as score-batch wrote it"
+        )
 
 
 def _decision(line: int, record: Mapping[str, str], domain: Domain, decided_by: str, decided_at: datetime | None) -> Decision:
@@ -186,7 +191,9 @@ def _decision(line: int, record: Mapping[str, str], domain: Domain, decided_by: 
     if decided is None:
         raise ValueError("decided_at is empty: fill it in (2026-03-31T14:30Z), or give one for all rows with --decided-at")
     if decided < event_time:
-        raise ValueError(f"decided at {iso(decided)}, before the event, which happened at {iso(event_time)}: correct decided_at (it is in UTC)")
+        raise ValueError(
+            f"decided at {iso(decided)}, before the event, which happened at {iso(event_time)}: correct decided_at (it is in UTC)"
+        )
     return Decision(line, event_id, event_time, label, decided, record.get("decided_by") or decided_by, record.get("note", ""))
 
 

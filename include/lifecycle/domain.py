@@ -303,7 +303,9 @@ class Rollout:
     events; it ends as undecided after ``ramp_at_most``.
 
     ``discount_per_day``: what a day takes of the weight of what the bandit has learned. ``random_review_share``: of all events, reviewed whatever
-    the score, so that what no model flags is known, too. ``approve_ramp``, ``approve_promotion``: an approver is asked before each.
+    the score, so that what no model flags is known, too. ``disagreement_review_share``: where only reviewed events get a label, reviewed
+    of the events about which the models disagree and the deciding one asks for no review: these alone tell what the other would have
+    saved (``reviews.csv`` of the experiment is their queue). ``approve_ramp``, ``approve_promotion``: an approver is asked before each.
     """
 
     wanted_frauds: int | None = None
@@ -323,6 +325,7 @@ class Rollout:
     bandit: BanditName = "thompson"
     discount_per_day: float = 0.9
     random_review_share: float = 0.005
+    disagreement_review_share: float = 0.2
     approve_ramp: bool = False
     approve_promotion: bool = False
     guardrails: Guardrails = field(default_factory=Guardrails)
@@ -373,7 +376,9 @@ class Domain:
         if not _IDENTIFIER.fullmatch(self.name) or len(self.name) > 24:
             refuse("name", "wants lower-case letters, digits and underscores, 24 at most: SageMaker names are made from it")
         if self.name.endswith("_history"):
-            refuse("name", f"must not end in '_history': the models of {self.name.removesuffix('_history')!r} from backfills are kept under it")
+            refuse(
+                "name", f"must not end in '_history': the models of {self.name.removesuffix('_history')!r} from backfills are kept under it"
+            )
         names = [table.name for table in self.tables]
         if len(set(names)) != len(names) or LABELS_TABLE in names:
             refuse("tables", f"names must differ from each other and from {LABELS_TABLE!r}, which every domain has")
@@ -419,10 +424,15 @@ class Domain:
             refuse("rollout", "an epoch wants an hour at least, and a step and a ramp one epoch at least")
         if policy.shadow_at_most < policy.shadow_at_least or policy.ramp_at_most < policy.epoch:
             refuse("rollout", "shadow_at_most and ramp_at_most must leave time for shadow_at_least and an epoch")
-        if not 0 < policy.discount_per_day <= 1 or not 0 <= policy.random_review_share < 1:
-            refuse("rollout", "discount_per_day wants more than 0 and at most 1, random_review_share at least 0 and less than 1")
+        if not 0 < policy.discount_per_day <= 1:
+            refuse("rollout", "discount_per_day wants more than 0 and at most 1")
+        if not (0 <= policy.random_review_share < 1 and 0 <= policy.disagreement_review_share < 1):
+            refuse("rollout", "random_review_share and disagreement_review_share want at least 0 and less than 1")
         if self.label.known_for == "reviewed_events" and policy.random_review_share == 0:
-            refuse("rollout", "random_review_share must be above 0 where only reviewed events get a label: nothing else tells what no model flags")
+            refuse(
+                "rollout",
+                "random_review_share must be above 0 where only reviewed events get a label: nothing else tells what no model flags",
+            )
         if (policy.approve_ramp or policy.approve_promotion) and not self.approval.approvers:
             refuse("rollout", "approve_ramp and approve_promotion want somebody to ask: approval.approvers names nobody")
         if policy.non_inferiority_margin <= 0:

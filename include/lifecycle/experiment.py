@@ -45,7 +45,7 @@ class Experiment:
 
     - ``share``: of the entities, those that the challenger decides for; 0 in shadow. ``cap``: what it may be at most now;
     - ``step``: how many times share or stage have changed: what gateways count, they count by step. ``step_began``: the clock's instant since which
-      a gateway may know of it. ``version``: of this document, from 1 on;
+      a gateway may know of it; ``ramp_began``: that of the ramp's first step. ``version``: of this document, from 1 on;
     - in the time of the data, ISO 8601, UTC: ``opened`` (nothing before it is evidence), ``stage_since``, ``cap_since``, ``as_of`` (up to where
       evidence was looked at);
     - ``endpoint_config``: what the endpoint carries in this stage;
@@ -67,6 +67,7 @@ class Experiment:
     cap: float = 0.0
     step: int = 0
     step_began: str = ""
+    ramp_began: str = ""
     version: int = 0
     endpoint_config: str = ""
     why: str = ""
@@ -173,6 +174,7 @@ def _seconds(value: Any) -> Any:
 
 
 def _policy_of_json(content: Mapping[str, Any]) -> Rollout:
+    content = {"disagreement_review_share": 0.0, **content}  # nobody drew such reviews for experiments that were stored without it
     return Rollout(**{**_typed(Rollout, content), "guardrails": Guardrails(**_typed(Guardrails, content["guardrails"]))})
 
 

@@ -24,7 +24,8 @@ _GUARD = "'"
 
 @dataclass(frozen=True)
 class QueuedEvent:
-    """``rank``: from 1. ``known_fraud_since``: when a fraud of the same entity became known, None where none is."""
+    """``rank``: from 1. ``known_fraud_since``: when a fraud of the same entity became known, None where none is. ``why``: plain text, said before
+    the reasons, where it is not for the score alone that the event is in the queue."""
 
     rank: int
     event_id: str
@@ -35,6 +36,7 @@ class QueuedEvent:
     expected_benefit: float
     reasons: tuple[Reason, ...]
     known_fraud_since: datetime | None
+    why: str = ""
 
 
 def most_worthwhile(event_ids: Sequence[str], benefit: ArrayLike, capacity: ReviewCapacity) -> NDArray[np.intp]:
@@ -103,7 +105,7 @@ def queue_csv(domain: Domain, queue: Sequence[QueuedEvent]) -> bytes:
             f"{event.score:.6f}",
             f"{event.expected_benefit:.2f}",
             iso(event.known_fraud_since) if event.known_fraud_since else "",
-            "; ".join(map(in_words, event.reasons)),
+            "; ".join([*([event.why] if event.why else []), *map(in_words, event.reasons)]),
             *("" for _ in ANSWER_COLUMNS),
         ])
     return text.getvalue().encode("utf-8-sig")

@@ -227,7 +227,11 @@ class _Tick:
         policy, found = self.state.policy, _difference(evidence)
         matured = _matured(evidence, utc(self.state.opened))
         silent = evidence.get("unmatured") == 0 and self.as_of - utc(self.state.opened) >= policy.shadow_at_most
-        if evidence.get("better") and matured >= policy.shadow_at_least:
+        unanswered = evidence.get("unpaired", 0) / max(1, evidence.get("unpaired", 0) + evidence.get("events", 0))
+        tells = unanswered <= policy.guardrails.maximum_error_share
+        if not tells:
+            found += f"; {unanswered:.1%} of the matured events lack a model's answer, and the others prove nothing"
+        if evidence.get("better") and tells and matured >= policy.shadow_at_least:
             self.change(f"Proven in shadow: {found}.", stage="proven", **looked)
         elif matured >= policy.shadow_at_most or silent:
             why = f"no more than {_days(policy.shadow_at_most)} of matured events are waited for"

@@ -9,8 +9,13 @@ is these sums that vary (``include.lifecycle.confidence_sequence``).
 
 **Selective labels.** Where only reviewed events get a label, an event's truth is known with the chance ``observed``: y·m·A is weighed by the inverse
 of it where it is known, by 0 where it is not (Horvitz & Thompson 1952, JASA 47, §3): what nobody looked at is made up for by its like that a
-random review hit. The cost of reviews, c·C, is known of all. An event without a label whose truth was certain to be found out is left out, and
+review by lot hit. The cost of reviews, c·C, is known of all. An event without a label whose truth was certain to be found out is left out, and
 counted: it is a sign of nothing.
+
+Two lots draw reviews (``label_chance``): one from all events, and a larger one from those of which a model wants a review and none was asked for:
+the models disagree there, or what was decided live is not what the model wanted. The difference is 0 where the models agree, so there a review
+says nothing about it: sample where the variance is (Neyman 1934, JRSS 97). A review that was drawn and not made looks like a genuine event. So it
+has to be made within the label's maturity; and while more than ``MISSING_REVIEWS`` of those that were due have no label, there is no verdict.
 
 **Ramp.** Now the challenger decides for the units that a lot of known chance p (``share``) gave it, A = 1; and what came of that may not be what its
 scores imply: a request failed and the champion answered, or a threshold was not what it should be. The augmented inverse-propensity estimator
@@ -39,6 +44,9 @@ from include.lifecycle.experiment import CHALLENGER, CHAMPION
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
+MISSING_REVIEWS = 0.1
+"""Share of the drawn reviews that may lack a label, without which nothing is found better, worse or not worse."""
+
 
 def _none() -> Any:
     return np.empty(0)
@@ -49,13 +57,15 @@ class Decided:
     """Matured events that both models were asked about: one place each in every array, in any order.
 
     ``days``: datetime64[D] of the event; ``entities``: text; ``epochs``: numbers. ``labels``: 1 fraud, 0 genuine, NaN not known. ``amounts``: money.
-    ``observed``: the chance, above 0, with which the label was to become known; 1 where the truth of every event is found out. In the ramp it
-    is the chance before the lot of the assignment was drawn: share · (1 if the challenger wants the review, else the random share), and so on
-    for the champion. ``champion_wants``, ``challenger_wants``: whether the model's score asks for a review.
+    ``observed``: the chance, above 0, with which the label was to become known, given what was decided live (what the models would have decided
+    says nothing about it, where a live decision went wrong); 1 where the truth of every event is found out. ``champion_wants``,
+    ``challenger_wants``: whether the model's score asks for a review.
 
     Of the ramp alone, empty in shadow: ``assigned_challenger``: whom the lot gave the event to; ``share``: with which chance to the challenger, more
     than 0 and less than 1; ``live_reviewed``: whether the model that answered, a fallback to the champion included, asked for a review. A
     review by lot is none of these.
+
+    Where only reviewed events get a label, else empty: ``due``: whether a model wants a review, none was asked for, and a lot drew one.
     """
 
     days: NDArray[np.datetime64]
@@ -69,6 +79,7 @@ class Decided:
     live_reviewed: BoolArray = field(default_factory=_none)
     assigned_challenger: BoolArray = field(default_factory=_none)
     share: FloatArray = field(default_factory=_none)
+    due: BoolArray = field(default_factory=_none)
 
     def where(self, chosen: BoolArray) -> Decided:
         return Decided(**{name: values[chosen] if values.size else values for name, values in vars(self).items()})
@@ -117,14 +128,15 @@ class Units:
 
 def shadow_evidence(decided: Decided, policy: Rollout, costs: Costs) -> dict[str, Any]:
     """What of evidence.json is measured on events, in shadow: "events", "differing" (units in which the models differ), "frauds", "units",
-    "unlabelled" and "unpriced" (left out: no label where every event gets one, no finite amount), "first_day", "last_day", "cost",
-    "difference", "margin", "better", "worse", "not_worse", "over_time", and "arms" and "extra_cost", which shadow has none of.
+    "unlabelled" and "unpriced" (left out: no label where every event gets one, no finite amount), "reviews_drawn" (``Decided.due``) and
+    "reviews_missing" (those without a label), "first_day", "last_day", "cost", "difference", "margin", "better", "worse", "not_worse",
+    "over_time", and "arms" and "extra_cost", which shadow has none of.
 
     An end of "difference" is None as long as there is too little to tell (``confidence_sequence``); all of it without events. "margin" is
     measured on the same events, and its own error is not in the interval that it is compared with. "over_time": by the day that units ended on.
     """
     usable = _usable(decided)
-    return _evidence(decided, usable, differences(usable, policy, costs), policy, costs) | {"arms": {}, "extra_cost": None}
+    return _evidence(decided, usable, differences(usable, costs), policy, costs) | {"arms": {}, "extra_cost": None}
 
 
 def ramp_evidence(decided: Decided, policy: Rollout, costs: Costs) -> dict[str, Any]:
@@ -135,12 +147,19 @@ def ramp_evidence(decided: Decided, policy: Rollout, costs: Costs) -> dict[str, 
     alike events of one entity too. "extra_cost": what the challenger's live decisions cost above the champion's, so far.
     """
     usable = _usable(decided)
-    found = differences(usable, policy, costs)
+    found = differences(usable, costs)
     live = {"arms": _arms(usable, found.extra), "extra_cost": float(found.extra[usable.assigned_challenger.astype(bool)].sum())}
     return _evidence(decided, usable, found, policy, costs) | live
 
 
-def differences(events: Decided, policy: Rollout, costs: Costs) -> Differences:
+def label_chance(policy: Rollout, reviewed: BoolArray, wanted: BoolArray) -> FloatArray:
+    """Where only reviewed events get a label, the chance that an event gets one, once it is decided about: 1 where a review was asked for, else
+    that one of the lots draws it, the second of which is for events of which one of the models wants a review."""
+    first, second = policy.random_review_share, policy.disagreement_review_share
+    return np.where(reviewed, 1.0, first + (1 - first) * second * wanted)
+
+
+def differences(events: Decided, costs: Costs) -> Differences:
     """See the head of this file. Events are labelled, or their ``observed`` is below 1. ValueError for a chance that is none."""
     if np.any(events.observed <= 0) or np.any(events.observed > 1):
         raise ValueError(
@@ -149,32 +168,28 @@ def differences(events: Decided, policy: Rollout, costs: Costs) -> Differences:
     stake, fraud = costs.missed_share * events.amounts, np.nan_to_num(events.labels)
     champion, challenger = events.champion_wants.astype(float), events.challenger_wants.astype(float)
     added, known = challenger - champion, 1 / events.observed
-    surprise, live_known, extra = _live(events, policy, champion, challenger) if events.share.size else (0.0, 1.0, np.zeros(stake.size))
+    surprise, extra = _live(events, champion, challenger) if events.share.size else (0.0, np.zeros(stake.size))
 
     def psi(truth: FloatArray | float) -> FloatArray:
-        return np.asarray(added * (costs.review - truth * stake * known) + surprise * (costs.review - truth * stake * live_known))
+        return np.asarray((added + surprise) * (costs.review - truth * stake * known))
 
     return Differences(
         champion=champion * costs.review + (1 - champion) * fraud * stake * known,
         difference=psi(fraud),
         if_genuine=psi(0.0),
         if_fraud=psi(1.0),
-        extra=extra * (costs.review - fraud * stake * live_known),
+        extra=extra * (costs.review - fraud * stake * known),
     )
 
 
-def _live(events: Decided, policy: Rollout, champion: FloatArray, challenger: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _live(events: Decided, champion: FloatArray, challenger: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Of the decisions that were made: reviews that the answering variant's own model does not imply, weighed by the inverse of the chance of its
-    assignment; the inverse of the chance that the truth became known, given that decision; and reviews that the champion does not imply."""
+    assignment; and reviews that the champion does not imply."""
     assigned, live = events.assigned_challenger.astype(bool), events.live_reviewed.astype(float)
     chance = np.where(assigned, events.share, 1 - events.share)
     if np.any(chance <= 0):
         raise ValueError("an event was assigned to a variant that had no chance to get it: its share is wrong")
-    surprise = np.where(assigned, live - challenger, champion - live) / chance
-    known = np.where((events.observed >= 1) | (live > 0), 1.0, policy.random_review_share)
-    if np.any(known <= 0):
-        raise ValueError("labels of reviewed events only say nothing of the others without random reviews: random_review_share is 0")
-    return surprise, 1 / known, live - champion
+    return np.where(assigned, live - challenger, champion - live) / chance, live - champion
 
 
 def day_sums(events: Decided, found: Differences, units: Units) -> tuple[NDArray[np.datetime64], Sums]:
@@ -193,6 +208,7 @@ def day_sums(events: Decided, found: Differences, units: Units) -> tuple[NDArray
         differing=by_look(np.minimum(units.sums(differs), 1)),
         frauds=by_look(units.sums(differs & (events.labels == 1))),
         total=by_look(total),
+        event_squares=by_look(units.sums(found.difference**2)),
         unit_squares=by_look(total**2),
         entity_squares=by_look(_growth_of_squares(total, units.entities, look)),
         day_squares=np.cumsum(np.bincount(look, total, days.size) ** 2),
@@ -230,6 +246,9 @@ def _evidence(decided: Decided, events: Decided, found: Differences, policy: Rol
     ]
     latest: dict[str, Any] = over_time[-1] if over_time else {"value": None, "low": None, "high": None}
     low, high = latest["low"], latest["high"]
+    due = decided.due.astype(bool) if decided.due.size else np.zeros(decided.labels.shape, bool)
+    missing = int((due & np.isnan(decided.labels)).sum())
+    telling = missing <= MISSING_REVIEWS * int(due.sum())
     cost = float(found.champion.mean()) if over_time else None
     margin = None if cost is None else policy.non_inferiority_margin * cost
     return {
@@ -241,12 +260,14 @@ def _evidence(decided: Decided, events: Decided, found: Differences, policy: Rol
         "units": int(units.days.size),
         "unlabelled": int((np.isnan(decided.labels) & (decided.observed >= 1)).sum()),
         "unpriced": int((~np.isfinite(decided.amounts)).sum()),
+        "reviews_drawn": int(due.sum()),
+        "reviews_missing": missing,
         "cost": {CHAMPION: cost, CHALLENGER: None if cost is None else cost + latest["value"], "currency": costs.currency},
         "difference": {name: latest[name] for name in ("value", "low", "high")} | {"error_rate": policy.error_rate},
         "margin": margin,
-        "better": high is not None and high < 0,
-        "worse": low is not None and low > 0,
-        "not_worse": high is not None and margin is not None and high < margin,
+        "better": telling and high is not None and high < 0,
+        "worse": telling and low is not None and low > 0,
+        "not_worse": telling and high is not None and margin is not None and high < margin,
         "over_time": over_time,
     }
 

@@ -50,6 +50,14 @@ class Alarms:
         """Notes what became of an alarm; the last word counts."""
         self._objects.put_json(self._layout.handled_alarm(f"{identity}.json"), {"alarm": identity, "by": by, "outcome": outcome})
 
+    def reopen(self, by: str) -> list[str]:
+        """Takes back what ``by`` noted: its work came to nothing. Returns the alarms that are open again."""
+        noted = {info.key: self._objects.get_json(info.key) for info in self._objects.list(self._layout.handled_alarm())}
+        again = {key: content["alarm"] for key, content in noted.items() if content["by"] == by}
+        for key in again:
+            self._objects.delete(key)
+        return sorted(again.values())
+
     def _key(self, alarm: dict[str, Any]) -> str:
         return self._layout.alarm(f"{alarm['as_of'][:10]}-{_id(alarm)}.json")
 

@@ -28,6 +28,8 @@ class ModelPackage:
     """What monitoring compares with, S3 URIs: ``profile`` (of features and score) and ``reference`` (of quality, bias and attribution)."""
     image: str = ""
     """The container that serves it."""
+    decision: str = ""
+    """Who approved or rejected it, and why."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class LiveEndpoint:
     config: str
     model_package: str | None
     """ARN of the package behind the first production variant; None where the model was not made from a package."""
+    alone: bool = True
+    """Whether its configuration has that variant only: no second one, and no shadow."""
 
 
 class ModelRegistry:
@@ -60,6 +64,7 @@ class ModelRegistry:
                 if kind in found.get("DriftCheckBaselines", {})
             },
             image=container["Image"],
+            decision=found.get("ApprovalDescription", ""),
         )
 
     def newest_approved(self, domain: str) -> ModelPackage | None:
@@ -100,21 +105,12 @@ class ModelRegistry:
             status=endpoint["EndpointStatus"],
             config=endpoint["EndpointConfigName"],
             model_package=containers[0].get("ModelPackageName"),
+            alone=len(config["ProductionVariants"]) == 1 and not config.get("ShadowProductionVariants"),
         )
 
     def set_status(self, arn: str, status: str, why: str) -> None:
         """Approved or Rejected, with who and why (1,024 characters at most)."""
         self._client.update_model_package(ModelPackageArn=arn, ModelApprovalStatus=status, ApprovalDescription=why)
-
-    def variants(self, endpoint: str) -> frozenset[str]:
-        """The production variants that the endpoint carries now; none where there is no endpoint."""
-        try:
-            found = self._client.describe_endpoint(EndpointName=endpoint)
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "ValidationException":
-                return frozenset()
-            raise
-        return frozenset(variant["VariantName"] for variant in found.get("ProductionVariants", ()))
 
     def champion(self, domain: str) -> ModelPackage | None:
         """The package that carries the domain's live traffic: what is deployed, not what was approved."""

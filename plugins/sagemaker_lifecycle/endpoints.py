@@ -219,22 +219,23 @@ class RampConfigOperator(ShadowConfigOperator):
         return ramp_config_request(self.domain, self.champion, self.challenger)
 
 
-def set_weights(endpoint: str, share: float) -> bool:
-    """Makes the weights of the endpoint's production variants mirror the challenger's share, 0 to 1, and waits until they do: seconds on a laptop, a
-    minute or two on AWS. Returns whether there was anything to change.
+def set_weights(endpoint: str, share: float, may_be_single: bool = False) -> bool:
+    """Makes the weights of the endpoint's production variants mirror the challenger's share, 0 to 1. Returns whether there was anything to change.
 
-    What gateways decide does not hang on it: they send each request to a variant by name. AirflowFailException where the endpoint does not carry
-    both variants; ValueError for a share that is none."""
+    What gateways decide does not hang on it: they send each request to a variant by name. So SageMaker is asked, and not waited for (a minute or two
+    on AWS): whoever changes the endpoint next waits for it. ``may_be_single``: where the endpoint carries one variant, there is nothing to mirror.
+    AirflowFailException where it does not carry both otherwise; ValueError for a share that is none."""
     if not 0 <= share <= 1:
         raise ValueError(f"the challenger's share is {share!r}: a number from 0 to 1 was expected")
     place = places.current()
     client = SageMakerHook(aws_conn_id=place.aws_conn_id).conn
-    waiter = client.get_waiter("endpoint_in_service")
     wanted = {CHAMPION: 1.0 - share, CHALLENGER: share}
-    waiting = {"Delay": place.poll_seconds, "MaxAttempts": math.ceil(1800 / place.poll_seconds)}
-    if _weights(client, endpoint) is None:
-        waiter.wait(EndpointName=endpoint, WaiterConfig=waiting)  # an earlier try's change, or AWS's own
+    if _weights(client, endpoint) is None:  # an earlier look's change, or AWS's own
+        waiting = {"Delay": place.poll_seconds, "MaxAttempts": math.ceil(1800 / place.poll_seconds)}
+        client.get_waiter("endpoint_in_service").wait(EndpointName=endpoint, WaiterConfig=waiting)
     present = _weights(client, endpoint) or {}
+    if may_be_single and set(present) == {CHAMPION}:
+        return False
     if set(present) != set(wanted):
         raise AirflowFailException(
             f"the endpoint {endpoint} carries {', '.join(sorted(present)) or 'no variant'}, not {CHAMPION} and {CHALLENGER}: "
@@ -244,7 +245,6 @@ def set_weights(endpoint: str, share: float) -> bool:
         return False
     desired = [{"VariantName": variant, "DesiredWeight": weight} for variant, weight in wanted.items()]
     client.update_endpoint_weights_and_capacities(EndpointName=endpoint, DesiredWeightsAndCapacities=desired)
-    waiter.wait(EndpointName=endpoint, WaiterConfig=waiting)
     return True
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
@@ -20,11 +21,11 @@ from include import settings as places
 from include.lifecycle.as_of import iso, utc
 from include.lifecycle.experiment import CHALLENGER, CHAMPION, Command, Contender, Experiment, Stage
 from include.lifecycle.names import digest, endpoint_name
-from include.lifecycle.rollout import POLICY, Advance, advance, begin_ramp, finish, opening, take_all
+from include.lifecycle.rollout import NOT_DONE, POLICY, Advance, advance, begin_ramp, finish, opening, take_all
 from include.stores.layout import Layout
 from sagemaker_lifecycle.jobs import DomainProcessingOperator
-from sagemaker_lifecycle.retraining import handle_alarms
-from sagemaker_lifecycle.tasks import experiment_store, model_registry, object_store
+from sagemaker_lifecycle.retraining import handle_alarms, other_champion
+from sagemaker_lifecycle.tasks import experiment_store, kept_for_the_run, model_registry, object_store
 from sagemaker_lifecycle.watermark import WatchingOperator, WatermarkTrigger, watermark_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CLOCKS_DIFFER = timedelta(hours=1)
+
 
 def experiment_id(context: Context) -> str:
     """Of the run's rollout: a run that is cleared goes on with its own."""
@@ -46,15 +49,24 @@ def experiment_id(context: Context) -> str:
 def open_experiment(domain: Domain, context: Context, run: Mapping[str, Any], challenger: str, endpoint_config: str) -> dict[str, Any]:
     """Begins the rollout, or finds it: from now on what the endpoint is asked is evidence. The alarms are handled by it.
 
-    Returns ``experiment`` (its id) and ``opened``."""
+    Returns ``experiment`` (its id) and ``opened``. Fails where another model than the challenger's opponent is live by now, and where the run,
+    cleared and with other code, has made another challenger than the one whose rollout is under way."""
     registry, store, identity = model_registry(), experiment_store(), experiment_id(context)
     present = store.find(identity)
     if present and present.ended:
         raise AirflowSkipException(f"rollout {identity} has ended as {present.stage}: trigger the DAG to begin another")
+    if present and present.challenger.model_package != challenger:
+        raise AirflowFailException(
+            f"rollout {identity} is about {present.challenger.model_package}, and this run has made {challenger} since"
+        )
     if present is None:
+        if other := other_champion(domain, run):
+            raise AirflowFailException(other)
         now = watermark_of(domain.name)
         if now is None:
-            raise AirflowFailException(f"nothing says up to when the deliveries of {domain.name} are ingested: run {domain.name}.ingest_data")
+            raise AirflowFailException(
+                f"nothing says up to when the deliveries of {domain.name} are ingested: run {domain.name}.ingest_data"
+            )
         opened = iso(now)
         packages = {CHAMPION: registry.package(run["champion"]["model_package"]), CHALLENGER: registry.package(challenger)}
         contenders = {slot: _contender(package) for slot, package in packages.items()}
@@ -79,7 +91,9 @@ def open_experiment(domain: Domain, context: Context, run: Mapping[str, Any], ch
 
 def _contender(package: ModelPackage) -> Contender:
     if "review_threshold" not in package.metadata:
-        raise AirflowFailException(f"{package.arn} says no review_threshold: it was registered by older code. Train and deploy a model with this one")
+        raise AirflowFailException(
+            f"{package.arn} says no review_threshold: it was registered by older code. Train and deploy a model with this one"
+        )
     return Contender(package.arn, package.model, float(package.metadata["review_threshold"]))
 
 
@@ -107,16 +121,9 @@ class RolloutTrigger(WatermarkTrigger):
         return path, {**arguments, "experiment": self.experiment, "version": self.version, "job": self.job}
 
     def look(self) -> dict[str, Any] | None:
-        store = experiment_store()
-        present = store.get(self.experiment)
-        if commands := store.commands(self.experiment):
-            return {"why": f"{commands[0].who} asked to {commands[0].action}"}
-        if present.version != self.version:
-            return {"why": f"the experiment is at version {present.version}, and {self.version} was seen"}
-        if _is_split(present):
-            if tripped := [reading for reading in readings_of(store, present) if reading.tripped]:
-                return {"why": f"a guardrail tripped: {tripped[0].says}"}
-            store.note_watched(self.experiment, _clock())
+        if why := self._cause():
+            self._stop_job()  # what it computes is about a state that is over
+            return {"why": why}
         if not self.job:
             return super().look()
         status = processing_hook().describe_processing_job(self.job)["ProcessingJobStatus"]
@@ -124,13 +131,30 @@ class RolloutTrigger(WatermarkTrigger):
             return None
         return {"why": f"{self.job} is {status}", "job_name": self.job, "status": "success" if status == "Completed" else "error"}
 
-    async def on_kill(self) -> None:
-        """A user's kill of the task stops its job."""
+    def _cause(self) -> str | None:
+        """Why the experiment itself is to be looked at now."""
+        store = experiment_store()
+        present = store.get(self.experiment)
+        if commands := store.commands(self.experiment):
+            return f"{commands[0].who} asked to {commands[0].action}"
+        if present.version != self.version:
+            return f"the experiment is at version {present.version}, and {self.version} was seen"
+        if _is_split(present):
+            if tripped := [reading for reading in readings_of(store, present) if reading.tripped]:
+                return f"a guardrail tripped: {tripped[0].says}"
+            store.note_watched(self.experiment, _clock())
+        return None
+
+    def _stop_job(self) -> None:
         if self.job:
             try:
-                await sync_to_async(lambda: processing_hook().conn.stop_processing_job(ProcessingJobName=self.job), thread_sensitive=False)()
+                processing_hook().conn.stop_processing_job(ProcessingJobName=self.job)
             except ClientError as error:
                 self.log.info("Could not stop %s: %s", self.job, error)  # it had ended by itself
+
+    async def on_kill(self) -> None:
+        """A user's kill of the task stops its job."""
+        await sync_to_async(self._stop_job, thread_sensitive=False)()
 
 
 def processing_hook() -> SageMakerHook:
@@ -172,6 +196,11 @@ class RolloutStageOperator(WatchingOperator):
         self.experiment = experiment
         self.stage = stage
 
+    def render_template_fields(self, *args: Any, **kwargs: Any) -> None:
+        super().render_template_fields(*args, **kwargs)  # then the experiment is known
+        page = Layout(self.domain).experiment(self.experiment, "rollout.html")
+        self.report_url = places.current().browser_url(places.current().uri(page))  # of the latest look, also while this one goes on
+
     def look_again(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         if event and event.get("job_name"):
             return self.execute_complete(context, event)
@@ -185,7 +214,8 @@ class RolloutStageOperator(WatchingOperator):
         content = (present.but(stage="ramp") if present.stage == "safe" else present).as_json()
         objects, layout = object_store(), Layout(self.domain)
         described = objects.put_json(layout.experiment(present.id, f"states/{digest(content)}.json"), content)
-        return {"experiment": described, "as-of": iso(watermark), **self._captured(present)}
+        history = keep_history(experiment_store(), present)
+        return {"experiment": described, "as-of": iso(watermark), "history": history, **self._source(present)}
 
     def _is_over(self, experiment: Experiment) -> bool:
         return experiment.stage != self.stage or experiment.share == 1
@@ -197,12 +227,14 @@ class RolloutStageOperator(WatchingOperator):
             super().defer(trigger=watching, method_name="look_again", **kwargs)
         super().defer(trigger=trigger, method_name=method_name, **kwargs)
 
-    def _captured(self, experiment: Experiment) -> dict[str, str]:
-        """Where the endpoint's configuration of this stage captures to."""
-        if self.stage != "shadow":
+    def _source(self, experiment: Experiment) -> dict[str, str]:
+        """Where to the endpoint's configuration of shadow captures; and since which day gateways ship the ramp's decisions."""
+        if self.stage == "shadow":
+            config = self.hook.describe_endpoint_config(experiment.endpoint_config)
+            return {"captured": config["DataCaptureConfig"]["DestinationS3Uri"]}
+        if not experiment.ramp_began:
             return {}
-        config = self.hook.describe_endpoint_config(experiment.endpoint_config)
-        return {"captured": config["DataCaptureConfig"]["DestinationS3Uri"]}
+        return {"decided-since": (utc(experiment.ramp_began) - _CLOCKS_DIFFER).date().isoformat()}
 
     def conclude(self, context: Context, found: dict[str, Any] | None) -> dict[str, Any] | None:
         # without evidence, ``ask`` has looked just now
@@ -227,10 +259,8 @@ class RolloutStageOperator(WatchingOperator):
                 self.log.info("%s", conflict)
         else:
             raise AirflowException(f"the state of rollout {self.experiment} changed five times in a row while it was looked at")
-        if self.stage == "ramp":
+        if self.stage == "ramp" or present.ended:
             mirror_share(present)
-        elif present.ended:
-            return_traffic(present)
         return present
 
     def _moved(self, found: dict[str, Any] | None) -> Experiment:
@@ -256,22 +286,35 @@ class RolloutStageOperator(WatchingOperator):
         return RolloutTrigger(self.domain, self.looked_at, self.experiment, self.version)
 
 
+def keep_history(store: ExperimentStore, experiment: Experiment) -> str:
+    """Puts the rollout's whole history so far beside the models, for the page and for whoever asks later; returns its URI. ``ramp.json`` beside it
+    is the experiment as it was in its ramp: what ``rollout-evidence`` wants to say, once all labels are known, what the ramp cost."""
+    objects, layout = object_store(), Layout(experiment.domain)
+    evidence: dict[str, Any] = {}
+    for stage in ("shadow", "ramp"):
+        key = layout.experiment(experiment.id, f"{stage}_evidence.json")
+        evidence[stage] = objects.get_json(key) if objects.exists(key) else None
+    entries = store.history(experiment.id)
+    content = {"experiment": experiment.as_json(), "entries": [asdict(entry) for entry in entries], "evidence": evidence}
+    if any(entry.stage == "ramp" for entry in entries):
+        objects.put_json(layout.experiment(experiment.id, "ramp.json"), experiment.but(stage="ramp").as_json())
+    return objects.put_json(layout.experiment(experiment.id, "history.json"), content)
+
+
 def mirror_share(experiment: Experiment) -> None:
-    """Makes the endpoint's weights what the experiment's share is, for callers that do not go through the gateway."""
+    """Makes the endpoint's weights what the experiment's share is, for callers that do not go through the gateway. In the ramp the endpoint carries
+    both variants; before it, where a person promoted from shadow, and after the end, it may carry the champion's alone."""
     from sagemaker_lifecycle.endpoints import set_weights
 
-    set_weights(experiment.endpoint, experiment.share)
-
-
-def return_traffic(experiment: Experiment) -> None:
-    """The same where the endpoint may carry other variants: it has both from the ramp on, and not where a person promoted from shadow."""
-    if model_registry().variants(experiment.endpoint) >= {CHAMPION, CHALLENGER}:
-        mirror_share(experiment)
+    set_weights(experiment.endpoint, experiment.share, may_be_single=experiment.stage != "ramp")
 
 
 def _stamped(before: Experiment, after: Experiment) -> Experiment:
-    """With the clock's instant of a new step: gateways get to know of it after that."""
-    return after if after.step == before.step else after.but(step_began=_clock())
+    """With the clock's instant of a new step, and of the ramp's beginning: gateways get to know of it after that."""
+    if after.step == before.step:
+        return after
+    now = _clock()
+    return after.but(step_began=now, ramp_began=now if after.stage == "ramp" and not after.ramp_began else after.ramp_began)
 
 
 def _change(identity: str, change: Callable[[Experiment], Advance]) -> Experiment:
@@ -319,13 +362,13 @@ def take_all_traffic(identity: str, decision: str) -> dict[str, Any]:
     present = _change(identity, taken)
     if present.ended:
         raise AirflowSkipException(f"the rollout has ended as {present.stage}: {present.why}")
-    return_traffic(present)
+    mirror_share(present)
     return {"stage": present.stage, "share": present.share, "why": present.why}
 
 
 def refuse(identity: str, decision: str) -> None:
     """Somebody who was asked said no: nothing of the challenger stays."""
-    return_traffic(end_rollout(identity, "stopped", f"Not released by {decision}", decision))
+    mirror_share(end_rollout(identity, "stopped", f"Not released by {decision}", decision))
 
 
 def end_rollout(identity: str, stage: Stage, why: str, who: str) -> Experiment:
@@ -345,14 +388,13 @@ def promote(identity: str) -> None:
 
 
 def steer(domain: Domain, context: Context) -> dict[str, Any]:
-    """Does at once what a person wants of the rollout that is under way: gateways see it within a second or two, and the run does the rest."""
+    """Does at once what a person wants of the rollout that is under way: gateways see it within a second or two, and the run does the rest. Tried
+    again or cleared, it is the same command to the same rollout, done once. Fails where it makes no sense in the rollout's stage."""
     from include.stores.experiments import heed
 
     params, run = context["params"], context["dag_run"]
     store = experiment_store()
-    present = store.current(domain.name)
-    if present is None or present.ended:
-        raise AirflowFailException(f"no rollout of {domain.name} is under way" + (f": {present.id} is {present.stage}" if present else ""))
+    present = store.get(kept_for_the_run(context, lambda: {"experiment": _under_way(store, domain)})["experiment"])
     if params["action"] == "set_share" and params["share"] is None:
         raise AirflowFailException("set_share wants a share between 0 and 1")
     who = getattr(run, "triggering_user_name", None) or "unknown"
@@ -364,6 +406,16 @@ def steer(domain: Domain, context: Context) -> dict[str, Any]:
         share=params["share"] if params["action"] == "set_share" else None,
     )
     done = heed(store, present.id, command, now=_clock())
+    came = [entry.says for entry in store.history(present.id) if entry.version > present.version]
+    if came and came[-1].startswith(NOT_DONE):
+        raise AirflowFailException(came[-1])
     log.info("%s asked rollout %s (%s) to %s: %s", who, present.id, present.stage, command.action, command.why)
-    log.info("It is in the stage %s now, with a share of %.1f %%: %s", done.stage, 100 * done.share, store.history(present.id)[-1].says)
+    log.info("It is in the stage %s now, with a share of %.1f %%: %s", done.stage, 100 * done.share, came[-1] if came else "done before")
     return {"experiment": present.id, "action": command.action, "who": who, "stage": done.stage, "share": done.share}
+
+
+def _under_way(store: ExperimentStore, domain: Domain) -> str:
+    present = store.current(domain.name)
+    if present is None or present.ended:
+        raise AirflowFailException(f"no rollout of {domain.name} is under way" + (f": {present.id} is {present.stage}" if present else ""))
+    return present.id

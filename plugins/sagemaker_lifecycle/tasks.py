@@ -62,8 +62,8 @@ def experiment_store() -> ExperimentStore:
     place = places.current()
     if not place.experiments.startswith("dynamodb:"):
         return open_store(place.experiments)
-    quick = Config(connect_timeout=1, read_timeout=1, retries={"total_max_attempts": 1})
-    return open_store(place.experiments, client=AwsGenericHook(aws_conn_id=place.aws_conn_id, client_type="dynamodb", config=quick).conn)
+    patient = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 3})  # no request of a customer waits for it
+    return open_store(place.experiments, client=AwsGenericHook(aws_conn_id=place.aws_conn_id, client_type="dynamodb", config=patient).conn)
 
 
 def kept_for_the_run(context: Context, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -71,14 +71,27 @@ def kept_for_the_run(context: Context, decide: Callable[[], dict[str, Any]]) -> 
 
     A backfill that takes a scheduled run over makes another run of it, which decides anew: it must not touch anything live.
     """
-    store = context["task_state_store"]
-    key = "decided_for_history" if is_backfill(context) else "decided"
-    answer: dict[str, Any] | None = store.get(key)
+    answer = kept_answer(context)
     if answer is None:
-        answer = decide()
-        store.set(key, answer, retention=NEVER_EXPIRE)
+        answer = keep_answer(context, decide())
     log.info("%s", answer)
     return answer
+
+
+def kept_answer(context: Context) -> dict[str, Any] | None:
+    """What ``keep_answer`` kept of an earlier try of this task; None at first."""
+    answer: dict[str, Any] | None = context["task_state_store"].get(_kept_under(context))
+    return answer
+
+
+def keep_answer(context: Context, answer: dict[str, Any]) -> dict[str, Any]:
+    """For a task that decides after it was deferred: see ``kept_for_the_run``. Returns the answer."""
+    context["task_state_store"].set(_kept_under(context), answer, retention=NEVER_EXPIRE)
+    return answer
+
+
+def _kept_under(context: Context) -> str:
+    return "decided_for_history" if is_backfill(context) else "decided"
 
 
 def is_backfill(context: Context) -> bool:

@@ -77,8 +77,14 @@ class WatchingOperator(DomainProcessingOperator):
     (``conclude``)."""
 
     def __init__(self, **kwargs: Any) -> None:
-        # a wait of months outlives many a worker, and each may cost a try
-        super().__init__(**{"retries": 20, "retry_delay": timedelta(seconds=10), **kwargs})
+        # a wait of months outlives many a worker and some hours without one of AWS's services, and each may cost tries
+        patience = {
+            "retries": 20,
+            "retry_delay": timedelta(seconds=10),
+            "retry_exponential_backoff": 2,
+            "max_retry_delay": timedelta(minutes=15),
+        }
+        super().__init__(**{**patience, **kwargs})
 
     def ask(self, context: Context, watermark: datetime | None) -> dict[str, Any] | None:
         """The job's arguments; None: there is nothing to ask yet, or no more."""

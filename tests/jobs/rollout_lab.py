@@ -40,17 +40,19 @@ MODELS = {CHAMPION: MODEL_KEY, CHALLENGER: CHALLENGER_KEY}
 _CLOCK = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
-def copy_of(source: ObjectStore, bucket: str) -> ObjectStore:
-    """``scored_claims`` in a bucket of its own, all labels decided and landed."""
+def copy_of(source: ObjectStore, bucket: str, *, decided: bool = True) -> ObjectStore:
+    """``scored_claims`` in a bucket of its own, with all labels decided and landed, or with those that came with the events."""
     client = boto3.client("s3")
     client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     objects = ObjectStore(bucket, client)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda info: objects.put(info.key, source.get(info.key)), source.list("")))
+    if not decided:
+        return objects
     simulator = domains.part(DOMAIN, "simulator")
     simulation = simulator.simulate((LAST_DAY - FIRST_DAY).days + 1, 1300, FIRST_DAY, 5)  # as in scored_claims
-    decided = [file for file in simulator.deliveries(simulation, damaged_share=0.0) if file.table == "labels" and file.day > LAST_DAY]
-    land(objects, [("labels", decided[-1].day, pd.concat(file.rows for file in decided))])
+    labels = [file for file in simulator.deliveries(simulation, damaged_share=0.0) if file.table == "labels" and file.day > LAST_DAY]
+    land(objects, [("labels", labels[-1].day, pd.concat(file.rows for file in labels))])
     return objects
 
 

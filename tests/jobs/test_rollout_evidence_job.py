@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import date, datetime
+from dataclasses import asdict, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from capture_files import line, put_file, seconds
-from claims_store import DOMAIN, LAYOUT, run
+from claims_store import LAYOUT, run
 from rollout_lab import (
     AS_OF,
     CHALLENGER_KEY,
@@ -32,12 +31,9 @@ from rollout_lab import (
     truth,
 )
 
-from include import domains
-from include.jobs import rollout_evidence
-from include.jobs.context import JobContext, JobError
+from include.jobs.context import JobError
 from include.jobs.rollout_events import same_features
-from include.lifecycle.domain import Rollout
-from include.lifecycle.experiment import CHALLENGER, CHAMPION
+from include.lifecycle.experiment import CHALLENGER, CHAMPION, Entry
 from include.stores.objects import ObjectStore
 
 OUTPUT = "reports/rollout/1/"
@@ -98,7 +94,9 @@ def test_shadow_compares_both_answers_to_each_matured_event(store: ObjectStore, 
     assert written["cost"][CHAMPION] == pytest.approx(costs[CHAMPION].mean())
     assert written["difference"]["value"] == pytest.approx((costs[CHALLENGER] - costs[CHAMPION]).mean())
     ends = [written["difference"][end] for end in ("low", "high")]
-    assert all(end is None or (end < written["difference"]["value"]) == (name == "low") for name, end in zip(("low", "high"), ends, strict=True))
+    assert all(
+        end is None or (end < written["difference"]["value"]) == (name == "low") for name, end in zip(("low", "high"), ends, strict=True)
+    )
     assert (written["first_day"], written["last_day"]) == ("2026-03-30", "2026-04-06")
     assert [entry["day"] for entry in written["over_time"]] == [f"2026-03-{day}" for day in (30, 31)] + [
         f"2026-04-0{day}" for day in range(1, 7)
@@ -108,6 +106,23 @@ def test_shadow_compares_both_answers_to_each_matured_event(store: ObjectStore, 
     before = store.get(f"{LAYOUT.domain}/{OUTPUT}evidence.json")
     evidence(store)
     assert store.get(f"{LAYOUT.domain}/{OUTPUT}evidence.json") == before
+
+
+def test_each_look_writes_the_page_anew_with_what_it_found(store: ObjectStore, found: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    for least in ("DIFFERING", "FRAUDS", "DAYS"):  # there are few events here
+        monkeypatch.setattr(f"include.lifecycle.confidence_sequence.LEAST_{least}", 1)
+    capture_all(store, found)
+    described = put_experiment(store)
+    content = store.get_json(store.key(described))
+    entry = asdict(Entry(1, content["opened"], "shadow", 0.0, 0.0, "In shadow, because it moved", "policy"))
+    history = {"experiment": content, "entries": [entry], "evidence": {"shadow": None, "ramp": None}}
+    asked = ["--experiment", described, "--as-of", AS_OF, "--captured", store.uri(LAYOUT.captured(CONFIGURATION))]
+    output = store.uri(f"{LAYOUT.domain}/{OUTPUT}")
+    told = run("rollout_evidence", store, *asked, "--output", output, "--history", store.put_json(LAYOUT.experiment("exp-1", "h.json"), history))
+    assert told["reports"]["page"] == store.uri(LAYOUT.experiment("exp-1", "rollout.html"))
+    page = store.get(LAYOUT.experiment("exp-1", "rollout.html")).decode()
+    assert "In shadow, because it moved" in page
+    assert f"{told['events']:,} events, {told['frauds']:,} of them fraud" in page
 
 
 def test_a_threshold_of_its_own_decides_for_each_model(store: ObjectStore, found: Truth) -> None:
@@ -167,30 +182,6 @@ def test_an_event_whose_time_no_caller_said_is_found_by_its_id(store: ObjectStor
     for slot in (CHAMPION, CHALLENGER):
         put_file(store, [line(values, found.ids[0], 0.5, attributes=None)], variant=slot, configuration=CONFIGURATION)
     assert (evidence(store)["events"], evidence(store)["first_day"]) == (1, "2026-03-30")
-
-
-def test_labels_of_reviewed_events_are_weighed(store: ObjectStore, found: Truth) -> None:
-    """Only what the champion reviewed is labelled, all of it: then what it did not review says nothing, and no fraud there is made up."""
-    capture_all(store, found)
-    described = put_experiment(store, policy=Rollout(random_review_share=0.1))
-    options = argparse.Namespace(
-        experiment=described,
-        as_of=datetime.fromisoformat(AS_OF),
-        output=store.uri(f"{LAYOUT.domain}/{OUTPUT}"),
-        captured=store.uri(LAYOUT.captured(CONFIGURATION)),
-        decided_since=None,
-    )
-    costs, domain = domains.get(DOMAIN).costs, domains.get(DOMAIN)
-    context = JobContext(replace(domain, label=replace(domain.label, known_for="reviewed_events")))
-    context.__dict__["objects"] = store
-    result = rollout_evidence.run(options, context)
-    champion, challenger = found.wants(CHAMPION), found.wants(CHALLENGER)
-    loss = found.labels * costs.missed_share * found.amounts / np.where(champion, 1.0, 0.1)
-    cost = {slot: np.where(wants, costs.review, loss) for slot, wants in ((CHAMPION, champion), (CHALLENGER, challenger))}
-    assert result["difference"]["value"] == pytest.approx((cost[CHALLENGER] - cost[CHAMPION]).mean())
-    options.experiment = put_experiment(store, policy=Rollout(random_review_share=0.0))
-    with pytest.raises(JobError, match="known of reviewed events only, and its random_review_share is 0"):
-        rollout_evidence.run(options, context)
 
 
 # --- ramp

@@ -44,7 +44,7 @@ def content(kind: Kind) -> dict[str, Any]:
 
 def report(objects: ObjectStore, of: Any) -> tuple[dict[str, Any], str]:
     uri = objects.put_json(f"{DOMAIN}/experiments/e/history.json", of)
-    found = run("rollout_report", objects, "--history", uri, "--output", objects.uri("reports/rollout/1/"))
+    found = run("rollout_report", objects, "--history", uri)
     return found, objects.get(objects.key(found["reports"]["page"])).decode()
 
 
@@ -183,10 +183,10 @@ def test_what_is_no_history_is_refused_in_words(bucket: ObjectStore, of: Any, sa
 
 def test_a_history_that_is_not_there_or_no_json_is_refused(bucket: ObjectStore) -> None:
     with pytest.raises(JobError, match="does not exist"):
-        run("rollout_report", bucket, "--history", bucket.uri("nowhere.json"), "--output", bucket.uri("out/"))
+        run("rollout_report", bucket, "--history", bucket.uri("nowhere.json"))
     bucket.put("bad.json", b"{")
     with pytest.raises(JobError, match="is no JSON"):
-        run("rollout_report", bucket, "--history", bucket.uri("bad.json"), "--output", bucket.uri("out/"))
+        run("rollout_report", bucket, "--history", bucket.uri("bad.json"))
 
 
 def test_the_job_has_its_name() -> None:

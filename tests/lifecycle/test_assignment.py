@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from include.lifecycle.assignment import assign, epoch_of, random_review
+from include.lifecycle.assignment import assign, disagreement_review, epoch_of, random_review
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTITIES = [f"card {number}" for number in range(20_000)]
@@ -83,6 +83,20 @@ def test_reviews_by_lot_have_their_share_and_nothing_to_do_with_the_assignment()
     assert [random_review("d", entity, 1.0) for entity in ENTITIES[:100]] == [True] * 100
     smaller = {entity for entity in ENTITIES if random_review("d", entity, 0.01)}
     assert smaller <= {entity for entity in ENTITIES if random_review("d", entity, 0.05)}  # a larger share keeps whom a smaller one drew
+
+
+def test_the_lot_among_disagreements_has_its_share_of_whatever_the_other_lots_drew() -> None:
+    drawn = [disagreement_review("fraud-7", entity, 0.2) for entity in ENTITIES]
+    assert abs(sum(drawn) / len(ENTITIES) - 0.2) < 4 * sqrt(0.16 / len(ENTITIES))
+    others = (
+        [random_review("fraud-7", entity, 0.5) for entity in ENTITIES],  # the same name, too
+        [disagreement_review("fraud-8", entity, 0.5) for entity in ENTITIES],
+        [assign("fraud-7", 1, entity, {"a": 0.5, "b": 0.5}) == "a" for entity in ENTITIES],
+    )
+    for other in others:
+        mine = [lot for lot, chosen in zip(drawn, other, strict=True) if chosen]
+        assert abs(sum(mine) / len(mine) - 0.2) < 4 * sqrt(0.16 / len(mine))
+    assert not any(disagreement_review("e", entity, 0.0) for entity in ENTITIES[:100])
 
 
 def test_another_process_answers_the_same() -> None:

@@ -38,6 +38,7 @@ def sums(differences: FloatArray, stakes: FloatArray | None = None, days: int = 
         differing=passed * units / days,
         frauds=passed * units / days,
         total=total(by_day),
+        event_squares=squares,
         unit_squares=squares,
         entity_squares=squares,
         day_squares=np.cumsum(by_day.sum(axis=2) ** 2, axis=1),
@@ -50,7 +51,8 @@ def sums(differences: FloatArray, stakes: FloatArray | None = None, days: int = 
 
 def one(**changes: float) -> Sums:
     base = dict.fromkeys((item.name for item in fields(Sums)), 0.0)
-    known = {"events": 10_000.0, "days": 20.0, "differing": 500.0, "frauds": 50.0, "unit_squares": 4e4, "day_squares": 1e3}
+    known = {"events": 10_000.0, "days": 20.0, "differing": 500.0, "frauds": 50.0}
+    known |= {"event_squares": 4e4, "unit_squares": 4e4, "day_squares": 1e3}
     return Sums(**{name: np.array(value) for name, value in (base | known | changes).items()})
 
 
@@ -113,7 +115,7 @@ def test_days_on_which_everything_goes_wrong_at_once_are_no_evidence() -> None:
 
 def test_the_largest_of_the_three_scatters_decides() -> None:
     ends = {
-        name: float(confidence_sequence(one(**changes), 0.05).high)
+        name: float(confidence_sequence(one(event_squares=1.6e5, **changes), 0.05).high)
         for name, changes in {
             "units": {},
             "entities": {"entity_squares": 1.6e5},
@@ -135,11 +137,55 @@ def test_the_reserve_moves_each_end_by_what_could_still_be_lost_there() -> None:
     assert at_stake.low == plain.low == -plain.high
 
 
+@pytest.mark.parametrize("goes_on", [0.0, 0.5, 2 / 3, 0.9])
+def test_the_reserve_is_of_a_whole_run_where_differences_are_repeated(goes_on: float) -> None:
+    """Each run of N like events is an entity's: squares of sums are N² an entity, those of events N."""
+    lengths = np.arange(1.0, 2_000)
+    chance = goes_on ** (lengths - 1) * (1 - goes_on)
+    first, second, third = ((chance * lengths**power).sum() for power in (1, 2, 3))
+    squares = {"event_squares": 4e4 * first / second, "unit_squares": 4e4 * first / second, "entity_squares": 4e4}
+    known = {"differing": 5_000.0, "frauds": 500.0, "losses": 1e4, "losses_squared": 4e6}
+    worst = RESERVE * third / second * 4e6 / 1e4
+    factor = float(boundary(np.array(5_000.0), 0.05))
+    found = confidence_sequence(one(**known, **squares), 0.05)
+    assert float(found.high) == pytest.approx((worst + factor * np.sqrt(4e4 + worst**2)) / 10_000)
+    within_units = confidence_sequence(one(**known, **squares | {"unit_squares": 4e4}), 0.05)
+    assert float(within_units.high) == float(found.high)
+
+
+def test_losses_that_come_in_runs_are_not_taken_for_many() -> None:
+    """Runs of 5 events on average, all of one end: nearly always each saves 1, and once in 101 runs each loses 100."""
+    rng = np.random.default_rng(6)
+    shape = (1_000, 60, 100)
+    length = rng.geometric(0.2, shape).astype(float)
+    each = np.where(rng.random(shape) < 1 / 101, 100.0, -1.0)
+
+    def total(values: FloatArray) -> FloatArray:
+        return np.cumsum(values.sum(axis=2), axis=1)
+
+    runs = sums((length * each).reshape(shape[0], -1))
+    stakes = {"losses": total(100 * length), "losses_squared": total(1e4 * length), "gains": total(length), "gains_squared": total(length)}
+    known = replace(runs, event_squares=total(length * each**2), frauds=total(length * (each > 0)), events=total(length), **stakes)
+
+    def found(known: Sums) -> float:
+        return float((confidence_sequence(known, 0.05).high < 0).any(axis=1).mean())
+
+    assert found(known) <= 0.05
+    assert found(replace(known, event_squares=known.entity_squares)) > 0.1  # as if nothing were repeated
+
+
 @pytest.mark.parametrize("few", [{"differing": LEAST_DIFFERING - 1.0}, {"frauds": LEAST_FRAUDS - 1.0}, {"days": LEAST_DAYS - 1.0}])
 def test_nothing_is_said_of_too_little(few: dict[str, float]) -> None:
     sequence = confidence_sequence(one(total=-1e6, **few), 0.05)
     assert (float(sequence.low), float(sequence.high)) == (-np.inf, np.inf)
     assert float(sequence.value) == -100
+
+
+@pytest.mark.parametrize("few", [{"differing": 4.0 * LEAST_DIFFERING}, {"frauds": 4.0 * LEAST_FRAUDS}])
+def test_what_is_repeated_counts_as_often_as_it_would_without_runs(few: dict[str, float]) -> None:
+    enough = {"differing": 1e6, "frauds": 1e6, "total": -1e6} | few
+    assert float(confidence_sequence(one(**enough, entity_squares=4.0 * 4e4), 0.05).high) < 0
+    assert float(confidence_sequence(one(**enough, entity_squares=4.1 * 4e4), 0.05).high) == np.inf
 
 
 def test_without_events_there_is_no_value_and_no_warning() -> None:

@@ -132,3 +132,11 @@ def test_the_csv_is_one_that_spreadsheets_and_the_landing_rules_read() -> None:
 def test_reasons_in_words(reason: Reason, words: str) -> None:
     assert in_words(reason) == words
     assert words.isascii()
+
+
+def test_why_an_event_is_in_the_queue_is_said_before_what_moved_its_score() -> None:
+    for reasons, told in ((EVENT.reasons, "because; claims past year = 3 "), ((), "because")):
+        text = queue_csv(DOMAIN, [replace(EVENT, reasons=reasons, why="because")]).decode("utf-8-sig")
+        [row] = csv.DictReader(io.StringIO(text, newline=""))
+        assert row["reasons"].startswith(told)
+        assert row["reasons"].count(";") == len(reasons)

@@ -52,6 +52,15 @@ def test_days_before_the_experiment_do_not_count_as_matured() -> None:
     assert tick(an_experiment(), 16, found).experiment.stage == "shadow"
 
 
+def test_shadow_proves_nothing_while_the_challenger_leaves_requests_unanswered() -> None:
+    found = evidence(day(17), "shadow", better=True, events=970, unpaired=30)
+    waiting = tick(an_experiment(), 17, found)
+    assert waiting.experiment.stage == "shadow"
+    assert "3.0% of the matured events lack a model's answer, and the others prove nothing" in waiting.entries[0].says
+    assert tick(an_experiment(), 17, {**found, "unpaired": 10}).experiment.stage == "proven"
+    assert tick(an_experiment(), 40, evidence(day(40), "shadow", better=True, events=970, unpaired=30)).experiment.stage == "undecided"
+
+
 @pytest.mark.parametrize("at", [12, 17])
 def test_shadow_rolls_a_worse_challenger_back_at_once(at: int) -> None:
     ended = tick(an_experiment(), at, evidence(day(at), "shadow", worse=True))

@@ -9,7 +9,7 @@ import pytest
 
 from include.lifecycle.domain import Costs, Rollout
 from include.lifecycle.experiment import CHALLENGER, CHAMPION
-from include.lifecycle.rollout_evidence import Decided, Units, day_sums, differences, ramp_evidence, shadow_evidence
+from include.lifecycle.rollout_evidence import Decided, Units, day_sums, differences, label_chance, ramp_evidence, shadow_evidence
 
 COSTS = Costs(currency="EUR", review=5.0, missed_share=0.5)
 POLICY = Rollout()
@@ -51,13 +51,13 @@ def stream(seed: int, count: int = 60_000, *, days: int = 30, entities: int = 2_
     )
 
 
-def live(events: Decided, share: float, seed: int, fails: float = 0.0) -> Decided:
-    """The same in a ramp. ``fails``: of the challenger's units, how many it answers without asking for any review."""
+def live(events: Decided, share: float, seed: int, fails: float = 0.0, instead: Any = False) -> Decided:
+    """The same in a ramp. ``fails``: of the challenger's units, those that are decided by ``instead``: without any review, unless told."""
     rng = np.random.default_rng(seed)
     unit = Units.of(events).of_event
     assigned = (rng.random(unit.max() + 1) < share)[unit]
     failed = (rng.random(unit.max() + 1) < fails)[unit]
-    reviewed = np.where(assigned, events.challenger_wants & ~failed, events.champion_wants)
+    reviewed = np.where(assigned, np.where(failed, instead, events.challenger_wants), events.champion_wants)
     return replace(events, live_reviewed=reviewed, assigned_challenger=assigned, share=np.full(unit.size, share))
 
 
@@ -71,7 +71,6 @@ def test_the_difference_of_an_event_is_a_review_or_a_missed_fraud() -> None:
             {"labels": 1.0},
             {"champion_wants": True, "challenger_wants": True, "labels": 1.0},
         ]),
-        POLICY,
         COSTS,
     )
     assert found.difference.tolist() == [5, 5 - 50, -5, 50 - 5, 0, 0]
@@ -89,8 +88,9 @@ def test_events_are_summed_by_entity_and_epoch_and_unlabelled_ones_are_left_out_
     assert (evidence["events"], evidence["units"], evidence["unlabelled"], evidence["unpriced"]) == (4, 3, 1, 1)
     assert evidence["cost"] == {CHAMPION: 0.0, CHALLENGER: 5.0, "currency": "EUR"}
     usable = decided(rows)
-    days, sums = day_sums(usable, differences(usable, POLICY, COSTS), Units.of(usable))
+    days, sums = day_sums(usable, differences(usable, COSTS), Units.of(usable))
     assert days.tolist() == [DAY.astype(object), (DAY + 1).astype(object)]
+    assert sums.event_squares.tolist() == [75, 75 + 25]
     assert sums.unit_squares.tolist() == [100 + 25, 125 + 25]
     assert sums.entity_squares.tolist() == [100 + 25, 225 + 25]
     assert sums.day_squares.tolist() == [225, 225 + 25]
@@ -101,10 +101,10 @@ def test_events_are_summed_by_entity_and_epoch_and_unlabelled_ones_are_left_out_
 def test_sums_do_not_depend_on_the_order_of_events_and_entities_add_up_over_days() -> None:
     events = stream(1, 5_000, entities=50)
     order = np.random.default_rng(2).permutation(5_000)
-    known = [day_sums(each, differences(each, POLICY, COSTS), Units.of(each))[1] for each in (events, events.where(order))]
+    known = [day_sums(each, differences(each, COSTS), Units.of(each))[1] for each in (events, events.where(order))]
     for name, values in vars(known[0]).items():
         np.testing.assert_allclose(values, getattr(known[1], name), err_msg=name)
-    total = differences(events, POLICY, COSTS).difference
+    total = differences(events, COSTS).difference
     by_entity = [total[events.entities == entity].sum() for entity in np.unique(events.entities)]
     assert known[0].entity_squares[-1] == pytest.approx(np.square(by_entity).sum())
 
@@ -151,7 +151,7 @@ def test_of_nothing_nothing_is_said() -> None:
 
 def test_labels_of_reviewed_events_only_leave_the_difference_unbiased() -> None:
     truth = stream(6, 20_000)
-    wanted = float(differences(truth, POLICY, COSTS).difference.mean())
+    wanted = float(differences(truth, COSTS).difference.mean())
     found = []
     for seed in range(60):
         rng = np.random.default_rng(seed)
@@ -165,6 +165,43 @@ def test_labels_of_reviewed_events_only_leave_the_difference_unbiased() -> None:
     assert np.std(found) < abs(wanted)
 
 
+def test_reviews_where_the_models_disagree_tell_more_than_ten_times_as_many_of_all_events() -> None:
+    truth = stream(6, 20_000)
+    wanted = float(differences(truth, COSTS).difference.mean())
+    disagree = truth.champion_wants != truth.challenger_wants
+    spread, reviews = [], []
+    for first, second in ((0.005, 0.2), (0.05, 0.0)):
+        policy = replace(POLICY, random_review_share=first, disagreement_review_share=second)
+        chance = label_chance(policy, truth.champion_wants, disagree)
+        found = []
+        for seed in range(100):
+            known = np.random.default_rng(seed).random(chance.size) < chance
+            seen = replace(truth, observed=chance, labels=np.where(known, truth.labels, np.nan))
+            found.append(shadow_evidence(seen, policy, COSTS)["difference"]["value"])
+        assert np.mean(found) == pytest.approx(wanted, abs=4 * np.std(found) / np.sqrt(100))
+        spread.append(np.std(found))
+        reviews.append(chance.sum() - truth.champion_wants.sum())
+    assert spread[0] < 0.7 * spread[1]
+    assert reviews[0] < reviews[1] / 3
+
+
+@pytest.mark.parametrize(("made", "telling"), [(0.97, True), (0.8, False)])
+def test_without_the_reviews_that_were_drawn_there_is_no_verdict(made: float, telling: bool) -> None:
+    truth, rng = stream(3), np.random.default_rng(1)
+    policy = replace(POLICY, random_review_share=0.1, disagreement_review_share=0.5)
+    chance = label_chance(policy, truth.champion_wants, truth.champion_wants != truth.challenger_wants)
+    drawn = rng.random(chance.size) < chance
+    due = drawn & ~truth.champion_wants & truth.challenger_wants
+    known = drawn & ~(due & (rng.random(chance.size) > made))
+    seen = replace(truth, observed=chance, labels=np.where(known, truth.labels, np.nan), due=due)
+    evidence = shadow_evidence(seen, policy, COSTS)
+    assert (evidence["reviews_drawn"], evidence["reviews_missing"]) == (due.sum(), (due & ~known).sum())
+    assert evidence["difference"]["high"] < 0
+    assert (evidence["better"], evidence["not_worse"]) == (telling, telling)
+    exchanged = replace(seen, champion_wants=seen.challenger_wants, challenger_wants=seen.champion_wants, observed=np.ones(chance.size))
+    assert shadow_evidence(exchanged, policy, COSTS)["worse"] is telling
+
+
 def test_a_live_decision_that_is_what_the_model_implies_adds_no_noise() -> None:
     events = stream(7)
     shadow, ramp = shadow_evidence(events, POLICY, COSTS), ramp_evidence(live(events, 0.05, 1), POLICY, COSTS)
@@ -174,7 +211,7 @@ def test_a_live_decision_that_is_what_the_model_implies_adds_no_noise() -> None:
 
 def test_a_challenger_that_fails_live_costs_what_it_fails_at_without_bias() -> None:
     events = stream(8, 20_000)
-    implied = differences(events, POLICY, COSTS)
+    implied = differences(events, COSTS)
     silent = np.where(events.challenger_wants, events.labels * 0.5 * events.amounts - 5, 0.0)  # of answering without a review
     wanted = float((implied.difference + silent).mean())
     found = [ramp_evidence(live(events, 0.25, seed, fails=1.0), POLICY, COSTS) for seed in range(60)]
@@ -186,21 +223,22 @@ def test_a_challenger_that_fails_live_costs_what_it_fails_at_without_bias() -> N
     assert not half["not_worse"]
 
 
-def test_in_the_ramp_selective_labels_are_weighed_by_what_made_them_known() -> None:
-    """What the models imply by the chance before the lot, what was decided live by the chance after it: unbiased where a challenger fails, too."""
-    events, share, by_lot = stream(9, 20_000), 0.3, 0.2
-    policy = replace(POLICY, random_review_share=by_lot)
-    silent = np.where(events.challenger_wants, events.labels * 0.5 * events.amounts - 5, 0.0)
-    wanted = float((differences(events, policy, COSTS).difference + 0.5 * silent).mean())
+@pytest.mark.parametrize("second", [0.0, 0.3])
+@pytest.mark.parametrize("fails", [0.5, 1.0])
+@pytest.mark.parametrize("failure", ["silent", "falls_back"])
+def test_in_the_ramp_selective_labels_are_weighed_by_what_made_them_known(second: float, fails: float, failure: str) -> None:
+    """Which is the live decision: unbiased also where that is not what the model wants, the threshold wrong or the champion called in."""
+    events, share, first = stream(9, 20_000), 0.3, 0.2
+    policy = replace(POLICY, random_review_share=first, disagreement_review_share=second)
+    instead = events.champion_wants if failure == "falls_back" else np.zeros(events.days.size, bool)
+    saved = events.labels * 0.5 * events.amounts - 5
+    reviewed = (1 - fails) * events.challenger_wants + fails * instead
+    wanted = float((saved * (events.champion_wants - reviewed)).mean())
     values = []
     for seed in range(80):
-        ramp = live(events, share, seed, fails=0.5)
-        rng = np.random.default_rng([seed, 1])
-        known = ramp.live_reviewed | (rng.random(events.days.size) < by_lot)
-        # a challenger's unit that fails leaves what it wanted to a random review: half of them
-        chance = share * np.where(events.challenger_wants, 0.5 + 0.5 * by_lot, by_lot) + (1 - share) * np.where(
-            events.champion_wants, 1, by_lot
-        )
+        ramp = live(events, share, seed, fails, instead)
+        chance = label_chance(policy, ramp.live_reviewed, events.champion_wants | events.challenger_wants)
+        known = np.random.default_rng([seed, 1]).random(chance.size) < chance
         seen = replace(ramp, observed=chance, labels=np.where(known, events.labels, np.nan))
         values.append(ramp_evidence(seen, policy, COSTS)["difference"]["value"])
     assert np.mean(values) == pytest.approx(wanted, abs=4 * np.std(values) / np.sqrt(80))
@@ -234,12 +272,6 @@ def test_what_arms_earned_is_saved_against_the_champion_on_the_same_events() -> 
 def test_a_chance_that_is_none_is_refused(wrong: dict[str, float], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         shadow_evidence(decided([wrong]), POLICY, COSTS)
-
-
-def test_labels_of_reviewed_events_without_random_reviews_are_refused() -> None:
-    row = {"assigned_challenger": True, "live_reviewed": False, "share": 0.5, "observed": 0.5, "labels": np.nan}
-    with pytest.raises(ValueError, match="random_review_share is 0"):
-        ramp_evidence(decided([row]), replace(POLICY, random_review_share=0.0), COSTS)
 
 
 def test_an_assignment_without_a_chance_is_refused() -> None:

@@ -96,7 +96,7 @@ def test_the_log_is_in_cloudwatch_when_the_job_has_ended(server: Server) -> None
     assert events[0]["message"] == "acting learn"
     assert "validation-auc:0.93" in events[-1]["message"]
     assert (server.state / "jobs/training/logged/output.log").read_text().startswith("acting learn\n")
-    assert not (server.state / "jobs/training/logged/ml").exists()
+    wait_until(lambda: not (server.state / "jobs/training/logged/ml").exists(), what="the job's files are cleared away")
 
 
 def test_a_failing_training_job_says_why(server: Server) -> None:

@@ -11,15 +11,20 @@ from pathlib import Path
 
 from sagemaker_lab import IMAGE, ROLE, ROOT, Server, error_of
 
+from include.lifecycle.names import endpoint_name
+
 ROLLOUT = """
 import json, sys
 from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from sagemaker_lifecycle.endpoints import ModelFromPackageOperator, RampConfigOperator, ShadowConfigOperator, SingleVariantConfigOperator, set_weights
 
-asked = json.loads(sys.argv[1])
+from include.lifecycle.names import endpoint_name
+from include.stores.registry import ModelRegistry
+
+asked, name = json.loads(sys.argv[1]), endpoint_name("auto_claims")
 both = {"domain": "auto_claims", "champion": asked["champion"], "challenger": asked["challenger"]}
 client = SageMakerHook(aws_conn_id="aws_default").conn
-told = {"models": [], "configs": [], "weights": []}
+told = {"models": [], "configs": [], "weights": [], "served": [], "alone": []}
 for _ in range(2):  # a retry finds what is there
     for slot, trial in (("champion", False), ("challenger", True)):
         operator = ModelFromPackageOperator(task_id=f"create_{slot}", domain="auto_claims", model_package=asked[slot], trial=trial)
@@ -28,18 +33,20 @@ for _ in range(2):  # a retry finds what is there
     shadow = ShadowConfigOperator(task_id="shadow", **both).execute({})
     told["configs"].append([single, shadow, RampConfigOperator(task_id="ramp", **both).execute({})])
 single, shadow, ramp = told["configs"][0]
-wait = client.get_waiter("endpoint_in_service").wait
-client.create_endpoint(EndpointName="rolled", EndpointConfigName=single)
+wait = lambda: client.get_waiter("endpoint_in_service").wait(EndpointName=name, WaiterConfig={"Delay": 0.1, "MaxAttempts": 300})
+client.create_endpoint(EndpointName=name, EndpointConfigName=single)
 for config in (single, shadow, ramp):
     if config != single:
-        client.update_endpoint(EndpointName="rolled", EndpointConfigName=config)
-    wait(EndpointName="rolled", WaiterConfig={"Delay": 0.1, "MaxAttempts": 300})
-    described = client.describe_endpoint(EndpointName="rolled")
+        client.update_endpoint(EndpointName=name, EndpointConfigName=config)
+    wait()
+    described = client.describe_endpoint(EndpointName=name)
     kinds = ("ProductionVariants", "ShadowProductionVariants")
-    told.setdefault("served", []).append([[variant["VariantName"] for variant in described.get(kind, [])] for kind in kinds])
+    told["alone"].append(ModelRegistry(client).live("auto_claims").alone)
+    told["served"].append([[variant["VariantName"] for variant in described.get(kind, [])] for kind in kinds])
 for share in (0.05, 0.05, 1.0):
-    changed = set_weights("rolled", share)
-    variants = client.describe_endpoint(EndpointName="rolled")["ProductionVariants"]
+    changed = set_weights(name, share)
+    wait()
+    variants = client.describe_endpoint(EndpointName=name)["ProductionVariants"]
     told["weights"].append([changed, {variant["VariantName"]: round(variant["CurrentWeight"], 6) for variant in variants}])
 print("TOLD", json.dumps(told))
 """
@@ -86,7 +93,7 @@ def test_a_rollouts_configurations_and_weights(server: Server, tmp_path: Path) -
         [False, {"champion": 0.95, "challenger": 0.05}],
         [True, {"champion": 0.0, "challenger": 1.0}],
     ]
-    server.sagemaker.delete_endpoint(EndpointName="rolled")
+    server.sagemaker.delete_endpoint(EndpointName=endpoint_name("auto_claims"))
 
 
 def tiny_archive() -> bytes:

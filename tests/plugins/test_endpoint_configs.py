@@ -178,7 +178,7 @@ def test_weights_mirror_the_share_and_are_set_once(endpoint: Any) -> None:
     live = endpoint({CHAMPION: 1.0, CHALLENGER: 0.0})
     assert set_weights("e", 0.05) is True
     assert live.asked == [{CHAMPION: 0.95, CHALLENGER: 0.05}]
-    assert live.status == "InService", "it was waited for"
+    assert live.status == "Updating", "it is not waited for: no look at a split may take minutes"
     live.weights = {CHAMPION: 0.949999988079071, CHALLENGER: 0.05000000074505806}  # 32 bits, as SageMaker returns them
     assert set_weights("e", 0.05) is False
     assert len(live.asked) == 1
@@ -202,6 +202,7 @@ def test_weights_of_an_endpoint_without_both_variants_are_left_alone(endpoint: A
     live = endpoint({CHAMPION: 1.0})
     with pytest.raises(AirflowFailException, match="carries champion, not champion and challenger"):
         set_weights("e", 0.5)
+    assert set_weights("e", 0.0, may_be_single=True) is False
     failed = endpoint({CHAMPION: 1.0, CHALLENGER: 0.0}, "Failed")
     with pytest.raises(AirflowFailException, match="is Failed: its reason"):
         set_weights("e", 0.5)

@@ -17,7 +17,7 @@ from include.stores.alarms import Alarms
 from include.stores.experiments import ExperimentStore, open_store
 from include.stores.layout import Layout
 from include.stores.objects import ObjectStore
-from include.stores.registry import ModelPackage
+from include.stores.registry import LiveEndpoint, ModelPackage
 from include.stores.watermark import Watermark
 
 DOMAIN = get("auto_claims")
@@ -35,7 +35,12 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bucket: ObjectStore) 
     store = open_store(f"sqlite://{tmp_path}/experiments.db")
     store.ensure()
     statuses: dict[str, tuple[str, str]] = {}
-    registry = SimpleNamespace(champion=lambda _: CHAMPION, set_status=lambda arn, status, why: statuses.update({arn: (status, why)}))
+    registry = SimpleNamespace(
+        champion=lambda _: CHAMPION,
+        live=lambda _: LiveEndpoint("endpoint", "InService", "config", CHAMPION.arn),
+        package=lambda arn: ModelPackage(arn, 4, "PendingManualApproval", "s3://b/4"),
+        set_status=lambda arn, status, why: statuses.update({arn: (status, why)}),
+    )
     monkeypatch.setattr(retraining, "model_registry", lambda: registry)
     monkeypatch.setattr(retraining, "experiment_store", lambda: store)
     for module in (retraining, watermark):
@@ -48,7 +53,9 @@ def context(run_type: str = "asset_triggered", rang: bool = True, as_of: str | N
     run = SimpleNamespace(
         run_type=run_type, run_id="run-1", dag_id="auto_claims.retrain_and_rollout", data_interval_end=None, logical_date=None, run_after=NOW
     )
-    return {"params": {"as_of": as_of}, "dag_run": run, "triggering_asset_events": {"bell": [1]} if rang else {}}
+    kept: dict[str, Any] = {}
+    state = SimpleNamespace(get=kept.get, set=lambda key, value, retention: kept.update({key: value}))
+    return {"params": {"as_of": as_of}, "dag_run": run, "task_state_store": state, "triggering_asset_events": {"bell": [1]} if rang else {}}
 
 
 def alarm(as_of: str = "2026-04-12T00:00:00Z", model: str | None = "arn:champion", since: str | None = "2026-04-04") -> dict[str, Any]:
@@ -65,6 +72,7 @@ def test_all_open_alarms_are_acted_on_since_the_earliest(world: SimpleNamespace)
     assert (run["since"], len(run["alarms"]), run["history"]) == ("2026-04-04", 2, False)
     assert run["champion"] == {"model_package": "arn:champion", "model": "s3://b/3"}
     assert run["as_of"] == "2026-04-26T00:00:00Z"  # no earlier than what the alarm knew
+    assert run["deadline"] == "2026-07-25T00:00:00Z", "90 days after the last alarm, whenever the run began"
 
 
 def test_alarms_about_an_earlier_model_are_dropped_and_say_so(world: SimpleNamespace) -> None:
@@ -111,31 +119,40 @@ def begin(store: ExperimentStore) -> Experiment:
     return store.create(Experiment("e1", DOMAIN.name, "endpoint", champion, challenger, "2026-04-20T00:00:00Z"))
 
 
-def waiting(alarms: list[str], **policy: Any) -> Any:
+def waiting(alarms: list[str]) -> Any:
     from sagemaker_lifecycle.retraining import WaitForLabelsOperator
 
-    run = {"as_of": "2026-04-12T00:00:00Z", "history": False, "champion": None, "since": "2026-04-04", "alarms": alarms, "why": "it moved"}
+    run = {"as_of": "2026-04-12T00:00:00Z", "history": False, "champion": None, "since": "2026-04-04", "alarms": alarms,
+           "deadline": "2026-07-11T00:00:00Z", "why": "it moved"}  # fmt: skip
     return WaitForLabelsOperator(task_id="wait", domain=DOMAIN.name, run=run)
 
 
 def test_it_waits_until_enough_frauds_have_matured(world: SimpleNamespace) -> None:
-    wait = waiting(["a"])
-    assert wait.ask({}, NOW) is None, "nothing since 4 April can have matured on the 20th"
-    assert wait.conclude({}, None) is None
+    wait, run = waiting(["a"]), context()
+    assert wait.ask(run, NOW) is None, "nothing since 4 April can have matured on the 20th"
+    assert wait.conclude(run, None) is None
     later = datetime(2026, 5, 20, tzinfo=UTC)
-    assert wait.ask({}, later) == {"since": "2026-04-04", "as-of": "2026-05-20T00:00:00Z"}
+    assert wait.ask(run, later) == {"since": "2026-04-04", "as-of": "2026-05-20T00:00:00Z"}
     found = {"since": "2026-04-04", "as_of": "2026-05-20T00:00:00Z", "frauds": 499, "events": 3000}
-    assert wait.conclude({}, found) is None
+    assert wait.conclude(run, found) is None
     assert wait.trigger().serialize()[1]["after"] == "2026-05-20T00:00:00Z"
-    enough = wait.conclude({}, {**found, "frauds": 500})
+    enough = wait.conclude(run, {**found, "frauds": 500})
     assert (enough["as_of"], enough["frauds"], enough["alarms"]) == ("2026-05-20T00:00:00Z", 500, ["a"])
+
+
+def test_a_wait_that_is_cleared_gives_the_same_as_of_again(world: SimpleNamespace) -> None:
+    run = context()
+    found = {"since": "2026-04-04", "as_of": "2026-05-20T00:00:00Z", "frauds": 500, "events": 3000}
+    first = waiting(["a"]).conclude(run, found)
+    world.watermark.move_to(datetime(2026, 9, 1, tzinfo=UTC))
+    assert waiting(["a"]).execute(run) == first
 
 
 def test_after_the_deadline_the_domain_says_what_happens(world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.sdk.exceptions import AirflowSkipException
     from sagemaker_lifecycle import retraining
 
-    [stored] = [world.alarms.put(alarm())]
+    world.alarms.put(alarm())
     identity = world.alarms.all()[0]["id"]
     late = {"since": "2026-04-04", "as_of": "2026-07-20T00:00:00Z", "frauds": 3, "events": 40}
     assert waiting([identity]).conclude(context(), late)["frauds"] == 3
@@ -143,7 +160,6 @@ def test_after_the_deadline_the_domain_says_what_happens(world: SimpleNamespace,
     monkeypatch.setattr(retraining.domains, "get", lambda _: gives_up)
     with pytest.raises(AirflowSkipException, match="given up"):
         waiting([identity]).conclude(context(), late)
-    assert stored
     assert world.alarms.open() == []
 
 
@@ -172,18 +188,39 @@ def compared(value: float | None) -> dict[str, Any]:
         (compared(0.5), True, True, "a backfill"),
     ],
 )
-def test_a_challenger_that_is_not_better_ends_offline(evaluation: Any, gate_passed: bool, history: bool, why: str | None) -> None:
+def test_a_challenger_that_is_not_better_ends_offline(
+    world: SimpleNamespace, evaluation: Any, gate_passed: bool, history: bool, why: str | None
+) -> None:
     from sagemaker_lifecycle.retraining import offline_verdict
 
-    verdict = offline_verdict(DOMAIN, {"history": history}, evaluation, gate_passed)
+    run = {"history": history, "champion": None if history else {"model_package": CHAMPION.arn}}
+    verdict = offline_verdict(DOMAIN, run, evaluation, gate_passed)
     assert verdict is None if why is None else why in (verdict or "")
+
+
+def test_a_challenger_that_was_compared_with_a_model_of_the_past_ends_offline(world: SimpleNamespace) -> None:
+    from sagemaker_lifecycle.retraining import offline_verdict
+
+    run = {"history": False, "champion": {"model_package": "arn:earlier"}}
+    assert "arn:champion is live by now" in str(offline_verdict(DOMAIN, run, compared(0.5), True))
+
+
+def test_a_second_model_that_was_left_on_the_endpoint_is_no_ground_to_begin_on(world: SimpleNamespace) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+    from sagemaker_lifecycle.retraining import read_alarms
+
+    world.registry.live = lambda _: LiveEndpoint("endpoint", "InService", "shadow-config", CHAMPION.arn, alone=False)
+    world.alarms.put(alarm())
+    with pytest.raises(AirflowFailException, match=r"carries shadow-config.*deploy_model with arn:champion"):
+        read_alarms(DOMAIN, context())
+    assert len(world.alarms.open()) == 1
 
 
 def test_ending_offline_rejects_the_package_and_handles_the_alarms(world: SimpleNamespace) -> None:
     from sagemaker_lifecycle.retraining import close_without_rollout
 
     world.alarms.put(alarm())
-    run = {"history": False, "alarms": [world.alarms.all()[0]["id"]], "as_of": "2026-05-20T00:00:00Z"}
+    run = {"history": False, "champion": None, "alarms": [world.alarms.all()[0]["id"]], "as_of": "2026-05-20T00:00:00Z"}
     close_without_rollout(DOMAIN, context(), run, "arn:4", "it saves no more than the champion")
     assert world.statuses["arn:4"] == ("Rejected", "Rejected: it saves no more than the champion")
     assert world.alarms.open() == []

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from include.domains import get
 from include.lifecycle.domain import Rollout
@@ -17,7 +18,7 @@ from include.stores.alarms import Alarms
 from include.stores.experiments import open_store
 from include.stores.layout import Layout
 from include.stores.objects import ObjectStore
-from include.stores.registry import LiveEndpoint, ModelPackage
+from include.stores.registry import ModelPackage
 from include.stores.watermark import Watermark
 
 DOMAIN = get("auto_claims")
@@ -33,18 +34,34 @@ RUN = {"as_of": "2026-06-01T00:00:00Z", "history": False, "champion": {"model_pa
 
 class World(SimpleNamespace):
     store: Any
-    statuses: dict[str, tuple[str, str]]
-    carried: str
+    packages: dict[str, ModelPackage]
+    variants: set[str]
     weights: list[float]
+    run_type: str
+    kept: dict[str, Any]
 
-    def context(self, **tasks: str) -> Any:
+    def context(self, run_id: str = "run-1", **tasks: str) -> Any:
         """Of one run; ``tasks``: its tasks' states."""
-        run = SimpleNamespace(dag_id=f"{DOMAIN.name}.retrain_and_rollout", run_id="run-1", triggering_user_name="claims_lead")
+        dag_id = f"{DOMAIN.name}.retrain_and_rollout"
+        run = SimpleNamespace(dag_id=dag_id, run_id=run_id, run_type=self.run_type, triggering_user_name="claims_lead")
         ti = SimpleNamespace(
             xcom_pull=lambda task_ids, key="return_value": self.xcoms.get((task_ids, key)),
-            get_task_states=lambda dag_id, run_ids: {"run-1": tasks},
+            get_task_states=lambda dag_id, run_ids: {run_id: tasks},
         )
-        return {"dag_run": run, "ti": ti, "params": {"approval": "as the domain says", **self.params}}
+        kept = self.kept.setdefault(run_id, {})
+        state = SimpleNamespace(get=kept.get, set=lambda key, value, retention: kept.update({key: value}))
+        return {"dag_run": run, "ti": ti, "task_state_store": state, "params": {"approval": "as the domain says", **self.params}}
+
+    def decided(self, arn: str, status: str, why: str) -> None:
+        self.packages[arn] = replace(self.packages[arn], status=status, decision=why)
+
+    def set_weights(self, endpoint: str, share: float, may_be_single: bool = False) -> bool:
+        if self.variants != {"champion", "challenger"}:
+            if may_be_single:
+                return False
+            raise AirflowFailException(f"{endpoint} carries {self.variants}")
+        self.weights.append(share)
+        return True
 
 
 @pytest.fixture
@@ -59,19 +76,20 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bucket: ObjectStore) 
         ("plan", "previous_config"): "previous-config",
         ("wait_for_labels", "return_value"): RUN,
     }
-    found = World(store=store, statuses={}, carried="shadow-config", weights=[], xcoms=xcoms, params={})
+    found = World(
+        store=store, packages=dict(PACKAGES), live="arn:champion", variants={"champion", "challenger"}, weights=[], xcoms=xcoms, params={},
+        run_type="asset_triggered", kept={},
+    )  # fmt: skip
     registry = SimpleNamespace(
-        package=PACKAGES.__getitem__,
-        set_status=lambda arn, status, why: found.statuses.update({arn: (status, why)}),
-        live=lambda _: LiveEndpoint("endpoint", "InService", found.carried, "arn:champion"),
-        variants=lambda _: frozenset({"champion", "challenger"}),
+        package=found.packages.__getitem__, set_status=found.decided, champion=lambda _: found.live and found.packages[found.live]
     )
     for module in (retraining, rollout, rollout_end):
         monkeypatch.setattr(module, "experiment_store", lambda: store)
+    for module in (retraining, rollout):
         monkeypatch.setattr(module, "model_registry", lambda: registry)
-    for module in (retraining, rollout, rollout_end, watermark):
+    for module in (retraining, rollout, watermark):
         monkeypatch.setattr(module, "object_store", lambda: bucket)
-    monkeypatch.setattr(endpoints, "set_weights", lambda endpoint, share: found.weights.append(share))
+    monkeypatch.setattr(endpoints, "set_weights", found.set_weights)
     Watermark(bucket, LAYOUT).move_to(NOW)
     return found
 
@@ -130,20 +148,21 @@ def test_promotion_takes_all_traffic_first_and_leaves_nothing_to_return_to(world
     settled = settle(DOMAIN, world.context(finish="success"))
     assert (settled["stage"], settled["failed"]) == ("promoted", False)
     assert (settled["endpoint_config"], settled["undoing"]) == ("single-config", ["shadow-config"])
-    assert world.statuses == {}
+    assert world.packages == PACKAGES
 
 
 @pytest.mark.parametrize("stage", ["shadow", "proven", "ramp", "safe"])
 def test_a_failed_task_returns_all_traffic_to_the_champion(world: World, stage: str) -> None:
     from sagemaker_lifecycle.rollout_end import settle
 
-    experiment = to(world, stage)
+    share = {"ramp": 0.05, "safe": 0.5}.get(stage, 0.0)
+    experiment = to(world, stage, share=share, cap=share)
     settled = settle(DOMAIN, world.context(bring_ramp="failed", run_shadow="success"))
     assert (settled["stage"], settled["failed"]) == ("rolled_back", True)
     assert (settled["endpoint_config"], settled["undoing"]) == ("previous-config", ["shadow-config"])
     assert "bring_ramp failed" in settled["why"]
-    assert world.store.get(experiment.id).share == 0
-    assert world.statuses["arn:challenger"][0] == "Rejected"
+    assert (world.store.get(experiment.id).share, world.weights) == (0, [0.0])
+    assert world.packages["arn:challenger"].status == "Rejected"
     assert settle(DOMAIN, world.context(bring_ramp="failed"))["version"] == settled["version"]
 
 
@@ -186,7 +205,6 @@ def test_the_alarms_say_how_it_ended(world: World, bucket: ObjectStore) -> None:
 
 
 def test_a_rollout_that_has_ended_is_not_begun_again(world: World) -> None:
-    from airflow.sdk.exceptions import AirflowSkipException
     from sagemaker_lifecycle.rollout import open_experiment
 
     to(world, "promoted", share=1.0)
@@ -195,7 +213,6 @@ def test_a_rollout_that_has_ended_is_not_begun_again(world: World) -> None:
 
 
 def test_without_a_rollout_there_is_nothing_to_settle_but_a_failure_is_one(world: World) -> None:
-    from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
     from sagemaker_lifecycle.rollout_end import settle
 
     with pytest.raises(AirflowSkipException, match="no rollout was begun"):
@@ -258,7 +275,6 @@ def test_a_ramp_without_a_sign_of_life_from_a_gateway_is_looked_at_at_once(world
 
 
 def test_what_a_person_asked_while_it_waited_is_done_before_the_next_step(world: World) -> None:
-    from airflow.sdk.exceptions import AirflowSkipException
     from sagemaker_lifecycle.rollout import enter_ramp, promote, steer, take_all_traffic
     from sagemaker_lifecycle.rollout_end import settle
 
@@ -281,7 +297,6 @@ def test_a_change_by_somebody_else_ends_the_wait(world: World) -> None:
 
 
 def test_steering_without_a_rollout_says_so(world: World) -> None:
-    from airflow.sdk.exceptions import AirflowFailException
     from sagemaker_lifecycle.rollout import steer
 
     world.params |= {"action": "set_share", "share": None, "why": "more"}
@@ -290,3 +305,159 @@ def test_steering_without_a_rollout_says_so(world: World) -> None:
     begin(world)
     with pytest.raises(AirflowFailException, match="wants a share"):
         steer(DOMAIN, world.context())
+
+
+def test_a_challenger_that_was_compared_with_a_model_that_is_not_live_any_more_gets_no_rollout(world: World) -> None:
+    world.packages["arn:other"] = replace(PACKAGES["arn:champion"], arn="arn:other")
+    world.live = "arn:other"
+    with pytest.raises(AirflowFailException, match="arn:other is live by now, and the challenger was compared with arn:champion"):
+        begin(world)
+    assert world.store.current(DOMAIN.name) is None
+
+
+def test_a_run_that_was_cleared_and_made_another_challenger_leaves_nothing_of_the_first_behind(world: World) -> None:
+    from sagemaker_lifecycle.rollout import open_experiment
+    from sagemaker_lifecycle.rollout_end import settle
+
+    begin(world)
+    with pytest.raises(AirflowFailException, match="is about arn:challenger, and this run has made arn:champion since"):
+        open_experiment(DOMAIN, world.context(), RUN, "arn:champion", "other-config")
+    world.xcoms["create_shadow_config", "return_value"] = "other-config"
+    settled = settle(DOMAIN, world.context(begin_shadow="failed"))
+    assert settled["undoing"] == ["other-config", "shadow-config"], "the endpoint carries the first one's"
+
+
+def test_an_endpoint_that_is_out_of_order_keeps_no_rollout_from_its_end(world: World) -> None:
+    from sagemaker_lifecycle.rollout_end import settle
+
+    to(world, "ramp", share=0.05, cap=0.05)
+    world.set_weights = SimpleNamespace()  # not to be called
+    settled = settle(DOMAIN, world.context(run_ramp="failed"))
+    assert (settled["stage"], world.packages["arn:challenger"].status) == ("rolled_back", "Rejected")
+
+
+def test_a_backfill_that_takes_a_run_over_leaves_its_rollout_alone(world: World) -> None:
+    from sagemaker_lifecycle.rollout_end import settle
+
+    experiment = to(world, "ramp", share=0.05, cap=0.05)
+    world.run_type = "backfill"
+    with pytest.raises(AirflowSkipException, match="a backfill touches nothing live"):
+        settle(DOMAIN, world.context())
+    assert (world.store.get(experiment.id), world.weights) == (world.store.current(DOMAIN.name), [])
+
+
+def test_a_run_that_failed_has_answered_no_alarm(world: World, bucket: ObjectStore) -> None:
+    from sagemaker_lifecycle.rollout import open_experiment
+    from sagemaker_lifecycle.rollout_end import settle
+
+    alarms = Alarms(bucket, LAYOUT)
+    alarms.put({"source": "monitor_model", "as_of": "2026-04-12T00:00:00Z", "model_package": "arn:champion", "says": "it moved"})
+    alarms.handle("another", "another run", "dropped")
+    run = {**RUN, "alarms": [alarms.all()[0]["id"]]}
+    open_experiment(DOMAIN, world.context(), run, "arn:challenger", "shadow-config")
+    assert alarms.open() == []
+    settle(DOMAIN, world.context(bring_shadow="failed"))
+    assert [alarm["id"] for alarm in alarms.open()] == run["alarms"]
+    assert bucket.exists(LAYOUT.handled_alarm("another.json"))
+
+
+def test_what_rang_about_the_same_model_until_the_as_of_is_answered_too(world: World, bucket: ObjectStore) -> None:
+    alarms = Alarms(bucket, LAYOUT)
+    for as_of, model in (("2026-05-20", "arn:champion"), ("2026-06-02", "arn:champion"), ("2026-05-20", "arn:other")):
+        alarms.put({"source": "monitor_model", "as_of": f"{as_of}T00:00:00Z", "model_package": model, "says": "it moved"})
+    begin(world)
+    assert [(alarm["as_of"][:10], alarm["model_package"]) for alarm in alarms.open()] == [
+        ("2026-05-20", "arn:other"),
+        ("2026-06-02", "arn:champion"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "decision", "after"),
+    [
+        ("PendingManualApproval", "", "Rejected"),
+        ("Approved", "Approved by the rollout: rollout {id}, safe", "Rejected"),
+        ("Approved", "Approved by claims_lead (it is good)", "Approved"),
+    ],
+)
+def test_a_persons_word_on_the_package_stands(world: World, status: str, decision: str, after: str) -> None:
+    from sagemaker_lifecycle.rollout_end import settle
+
+    experiment = to(world, "safe", share=1.0, cap=1.0)
+    world.decided("arn:challenger", status, decision.format(id=experiment.id))
+    settle(DOMAIN, world.context(bring_single="failed"))
+    assert world.packages["arn:challenger"].status == after
+
+
+def test_marking_a_question_as_done_is_no_answer(world: World) -> None:
+    from sagemaker_lifecycle.rollout_end import released_by
+
+    assert released_by(world.context(), "ask_before_promotion") == ""
+    world.xcoms["choose_after_ramp", "return_value"] = ["ask_before_promotion", "watch_while_asked", "settle"]
+    with pytest.raises(AirflowFailException, match="nobody has answered ask_before_promotion"):
+        released_by(world.context(), "ask_before_promotion")
+    assert released_by(world.context(), "ask_before_ramp") == ""
+    world.xcoms["ask_before_promotion", "decision"] = "claims_lead (good)"
+    assert released_by(world.context(), "ask_before_promotion") == "claims_lead (good)"
+
+
+def test_a_command_is_for_the_rollout_that_it_was_given_to(world: World) -> None:
+    from sagemaker_lifecycle.rollout import steer
+    from sagemaker_lifecycle.rollout_end import settle
+
+    first = begin(world)
+    world.params |= {"action": "stop", "share": None, "why": "the audit"}
+    steer(DOMAIN, world.context("steering"))
+    settle(DOMAIN, world.context())
+    second = world.store.create(replace(first, id="second", stage="shadow", share=0.0))
+    assert steer(DOMAIN, world.context("steering"))["experiment"] == first.id, "cleared weeks later"
+    assert world.store.get("second") == second
+
+
+def test_a_command_that_makes_no_sense_fails_with_the_reason(world: World) -> None:
+    from sagemaker_lifecycle.rollout import steer
+
+    begin(world)
+    world.params |= {"action": "set_share", "share": 0.2, "why": "more"}
+    with pytest.raises(AirflowFailException, match="a share can be set in the ramp only, and the stage is shadow"):
+        steer(DOMAIN, world.context())
+
+
+def stage_operator(world: World, stage: str) -> Any:
+    from sagemaker_lifecycle.rollout import RolloutStageOperator
+
+    identity = world.store.current(DOMAIN.name).id
+    return RolloutStageOperator(task_id=f"run_{stage}", domain=DOMAIN.name, experiment=identity, stage=stage)
+
+
+def test_a_look_at_the_ramp_mirrors_its_share_and_reads_its_own_days_only(world: World, bucket: ObjectStore) -> None:
+    from sagemaker_lifecycle.rollout import enter_ramp
+
+    experiment = to(world, "proven")
+    enter_ramp(DOMAIN, experiment.id, "ramp-config", "")
+    world.weights.clear()
+    look = stage_operator(world, "ramp")
+    asked = look.ask(world.context(), datetime(2026, 6, 9, tzinfo=UTC))
+    assert world.weights == [DOMAIN.rollout.minimum_share]
+    began = datetime.fromisoformat(world.store.get(experiment.id).ramp_began)
+    assert (began.date() - datetime.fromisoformat(asked["decided-since"]).date()).days in (0, 1)
+    assert Experiment.of_json(bucket.get_json(bucket.key(asked["experiment"]))).stage == "ramp"
+    assert [entry["stage"] for entry in bucket.get_json(bucket.key(asked["history"]))["entries"]] == ["shadow", "ramp"]
+    assert look.ask(world.context(), NOW) is None, "up to then it was looked at"
+
+
+def test_an_endpoint_that_somebody_has_changed_in_the_ramp_is_a_failure(world: World) -> None:
+    to(world, "ramp", share=0.05, cap=0.05, step_began=datetime.now(UTC).isoformat())
+    world.variants = {"champion"}
+    with pytest.raises(AirflowFailException, match="carries"):
+        stage_operator(world, "ramp").ask(world.context(), NOW)
+
+
+@pytest.mark.parametrize("watched", ["ramp", "safe"])
+def test_a_look_after_the_end_finds_the_endpoint_settled_and_is_content(world: World, watched: str) -> None:
+    experiment = to(world, watched, share=0.05, cap=0.05)
+    look = stage_operator(world, watched)
+    world.store.save(experiment.but(stage="stopped", share=0.0, why="Not released"))
+    world.variants = {"champion"}
+    assert look.ask(world.context(), NOW) is None
+    assert look.conclude(world.context(), None)["stage"] == "stopped"
