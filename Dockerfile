@@ -13,6 +13,8 @@ WORKDIR /opt/fraud
 FROM base AS jobs
 COPY requirements-jobs.txt .
 RUN pip install -r requirements-jobs.txt
+# Whom the gateway runs as where it shares a volume with Airflow (docker-compose.yaml), and a place for its state.
+RUN groupadd --gid 50001 gateway && useradd --uid 50001 --gid gateway --create-home gateway && install -d -o gateway -g gateway /gateway
 COPY include include
 ENV PYTHONPATH=/opt/fraud
 # SageMaker appends `train` or `serve`, or the arguments of a processing job. It mounts /opt/ml as root's, so the image names no other user.

@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
 RUN := PYTHONPATH=.:plugins $(VENV)/bin/python
+# of pytest, where nothing was to be run
+NONE_CHOSEN := 5
 
 .DEFAULT_GOAL := help
 .PHONY: help install spark demo backfill up down status airflow job test lint bench docs lock clean
@@ -52,7 +54,8 @@ job: install  ## one of the jobs' commands on the stack's data: make job CMD="hi
 	@$(RUN) -m include.laptop job -- $(CMD)
 
 test: install  ## all tests, the main job on a stack of its own among them (PYTEST="-k name" to choose)
-	@$(RUN) -m pytest $(PYTEST)
+	@$(RUN) -m pytest -m "not stack" --numprocesses logical --dist loadfile $(PYTEST) || test $$? -eq $(NONE_CHOSEN)
+	@$(RUN) -m pytest -m stack $(PYTEST) || test $$? -eq $(NONE_CHOSEN)
 
 lint: install  ## ruff (with Airflow's rules) and mypy
 	@$(VENV)/bin/ruff check .

@@ -4,7 +4,9 @@ By default history: everything known by the end of the last day lands on that da
 day land on that day; ``--until`` says how long the labels of the last events are waited for.
 
 A domain's ``simulator.py`` offers ``CHANGES`` (name → description), ``HISTORY`` (``days`` and ``events`` of a demonstration),
-``LIVE`` (the ``days`` after it, and the ``change`` that holds after ``change_after`` of them),
+``LIVE`` (the ``days`` after it, and the ``change`` that holds after ``change_after`` of them; ``rollout_days``, of events after those for a
+retraining and its rollout, may be left out: the story then ends with the alarm), ``BROKEN_FEATURES`` (names of features that requests lack
+in the scenario bad_challenger, which a simulator without it does not have),
 ``simulate(days, events, first_day, seed, change, change_day, first_event)`` (ValueError for what it cannot do; the result has the frames
 ``labels`` and that of the event table, by its name, ``first_day`` and ``last_day``) and ``deliveries(simulation, history_until, until)``, the
 landing files: objects with ``table``, ``day`` and ``rows`` (a pandas frame).

@@ -29,8 +29,7 @@ def main() -> int:
     demo.add_argument(
         "--scenario",
         choices=get_args(Scenario),
-        default="better_challenger",
-        help="bad_challenger: once the retrained model has live traffic, what it is asked lacks some features",
+        help="better_challenger (default); bad_challenger: once the retrained model has live traffic, what it is asked lacks some features",
     )
     demo.add_argument("--stop", action="store_true", help="stop the stack at the end")
     backfill = commands.add_parser("backfill", help="train history again, as it would have been, and say when retraining would have paid")
@@ -90,23 +89,28 @@ def _domain(name: str) -> Domain:
 
 def _demo(options: argparse.Namespace) -> int:
     from include.domains import part
-    from include.laptop.demo import Demo, write_summary
+    from include.laptop.demo import Demo, refuse_another_end, write_summary
     from include.laptop.live_days import Plan
+    from include.laptop.rollout_days import check_scenario
     from include.laptop.stack import Stack
     from include.lifecycle.names import digest
 
     domain = _domain(options.domain)
     if options.landing is not None and not options.landing.is_dir():
         raise StackError(f"{options.landing} is not a folder")
-    name = SIMULATED if options.scenario == "better_challenger" else options.scenario.replace("_", "-")
+    live = None if options.landing else Plan(**part(domain.name, "simulator").LIVE)
+    if options.scenario:
+        check_scenario(domain, live, options.scenario)
+    scenario: Scenario = options.scenario or "better_challenger"
+    name = SIMULATED if scenario == "better_challenger" else scenario.replace("_", "-")
     if options.landing:
         folder = options.landing.resolve()
         name = f"landing-{re.sub(r'[^A-Za-z0-9]+', '-', folder.name)[:30]}-{digest(str(folder), 8)}"
     stack = Stack(_choose(name))
     try:
-        live = None if options.landing else Plan(**part(domain.name, "simulator").LIVE)
-        demo = Demo(stack, domain, landing=options.landing, year=options.year, live=live, scenario=options.scenario)
-        write_summary(STATE / "summary.json", demo.run())
+        summary = Demo(stack, domain, landing=options.landing, year=options.year, live=live, scenario=scenario).run()
+        write_summary(STATE / "summary.json", summary)
+        refuse_another_end(summary, scenario)
     finally:
         if options.stop:
             stack.down()

@@ -19,8 +19,9 @@ from include.laptop.stack import Stack
 from include.lifecycle.domain import Domain
 
 _LOCKED = "Database is locked"
-_TRIES = 20
+_RUNNING = "already a running backfill"
 _POLL_SECONDS = 1.0
+_BUSY_SECONDS = 600
 _QUEUED_WITHIN = 60
 _RUN_SECONDS = 3600
 
@@ -64,15 +65,19 @@ class Backfill:
             "max_active_runs": self.at_once,
             "reprocess_behavior": "completed" if self.again else "failed",
         }
-        for _ in range(_TRIES):
+        deadline, refused = time.monotonic() + _BUSY_SECONDS, False
+        while True:
             try:
                 made: dict[str, Any] = self.api.call("POST", "/backfills", json=wanted)
                 return made
             except StackError as error:
-                if _LOCKED not in str(error):  # SQLite refuses a writer that the scheduler overtakes; nothing was made
+                # SQLite refuses a writer that the scheduler overtakes: nothing was made, or a backfill without all of its runs, which ends soon
+                refused = refused or _LOCKED in str(error)
+                if not refused or not (_LOCKED in str(error) or _RUNNING in str(error)):
                     raise
+                if time.monotonic() > deadline:
+                    raise StackError(f"Airflow's SQLite was busy for {_BUSY_SECONDS} s: run the command again") from error
                 time.sleep(_POLL_SECONDS)
-        raise StackError(f"Airflow's SQLite was busy for {_TRIES} tries: run the command again")
 
     def _follow(self, backfill: dict[str, Any]) -> list[dict[str, Any]]:
         """Until Airflow says that the backfill is complete."""

@@ -1,7 +1,7 @@
 """``python -m include.laptop.containers secrets|init|demo``: what docker-compose.yaml's one-shot services run.
 
 ``secrets`` makes every password and key on first use. They are kept in ``.env`` beside docker-compose.yaml (mode 0600; what stands there
-already is used as it is), and go, as files that only Airflow's user and root can read, into a volume that the other services mount: no
+already is used as it is), and go, as files that only their own user and root can read, into a volume that the other services mount: no
 secret is in an image, in an environment or in ``docker inspect``. ``init`` makes Airflow's database, the bucket, topics, queue and table; ``demo``
 walks through the main job.
 """
@@ -29,7 +29,10 @@ from include.laptop.stack import Stack, StackFile
 from include.stores.experiments import open_store
 
 AIRFLOW_USER = 50000
+GATEWAY_USER = 50001
 """Of the images (see Dockerfile)."""
+OPERATOR = "operator"
+"""Whose key ``GATEWAY_API_KEY`` is: commands that come with it are recorded under this name."""
 _PASSWORD = "AIRFLOW_PASSWORD_"  # noqa: S105 -- the beginning of a variable's name
 
 
@@ -103,8 +106,15 @@ def make_secrets(project: Path, volume: Path) -> None:
     _write(volume / "postgres_password", made.values["POSTGRES_PASSWORD"], 0, 0)
     _write(volume / "airflow.cfg", configuration.getvalue(), AIRFLOW_USER, AIRFLOW_USER)
     _write(passwords_file, json.dumps(made.passwords(users())), AIRFLOW_USER, AIRFLOW_USER)
-    key = hashlib.sha256(made.values["GATEWAY_API_KEY"].encode()).hexdigest()
-    _write(volume / "gateway_keys", f"operator: {key}\n", AIRFLOW_USER, AIRFLOW_USER)
+    keys = volume / "gateway_keys"
+    _write(keys, _gateway_keys(keys, made.values["GATEWAY_API_KEY"]), GATEWAY_USER, GATEWAY_USER)
+
+
+def _gateway_keys(path: Path, key: str) -> str:
+    """The operator's key, which is ``.env``'s, and after it those that persons have added to the file."""
+    lines = path.read_text(encoding="ascii").splitlines() if path.is_file() else []
+    added = [line for line in lines if line.partition(":")[0].strip() != OPERATOR]
+    return "\n".join([f"{OPERATOR}: {hashlib.sha256(key.encode()).hexdigest()}", *added, ""])
 
 
 def _lines(variables: Mapping[str, str]) -> str:

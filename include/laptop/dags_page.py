@@ -7,7 +7,8 @@ from typing import Any
 
 _HEAD = """# The DAGs
 
-Written from the DAGs by `make docs`; edit their docstrings, not this page. Each DAG exists once for every domain under `include/domains`.
+Written from the DAGs by `make docs`; edit their docstrings, not this page. Each DAG exists once for every domain under `include/domains`;
+`receive_alarms` exists once for all of them.
 """
 
 
@@ -20,15 +21,15 @@ def dags_page(folder: Path) -> str:
         raise RuntimeError(f"DAGs do not import: {bag.import_errors}")
     stages: dict[str, list[Any]] = {}
     for dag_id, dag in sorted(bag.dags.items()):
-        stages.setdefault(dag_id.partition(".")[2], []).append(dag)
-    order = ["ingest_data", "train_model", "deploy_model", "monitor_model", "retrain_and_rollout", "steer_rollout"]
+        stages.setdefault(dag_id.rpartition(".")[2], []).append(dag)  # without a domain before the dot: of all domains
+    order = ["ingest_data", "train_model", "deploy_model", "monitor_model", "receive_alarms", "retrain_and_rollout", "steer_rollout"]
     parts = [_HEAD]
     for stage in sorted(stages, key=lambda name: (order.index(name) if name in order else len(order), name)):
         dags = stages[stage]
         parts.append(f"## {stage}\n\n| DAG | schedule |\n|---|---|\n" + "".join(f"| `{dag.dag_id}` | {_schedule(dag)} |\n" for dag in dags))
-        parts.append(
-            "| parameter | default | meaning |\n|---|---|---|\n" + "".join(_parameter(name, dags[0].params) for name in dags[0].params)
-        )
+        if dags[0].params:
+            parameters = "".join(_parameter(name, dags[0].params) for name in dags[0].params)
+            parts.append(f"| parameter | default | meaning |\n|---|---|---|\n{parameters}")
         parts.append((dags[0].doc_md or "").strip() + "\n")
     return "\n".join(parts)
 

@@ -22,7 +22,7 @@ from include import domains
 from include.laptop.airflow_api import AirflowApi, TaskState
 from include.laptop.live_days import LiveDays, Plan
 from include.laptop.processes import StackError
-from include.laptop.rollout_days import RolloutDays, Scenario
+from include.laptop.rollout_days import GOOD_END, RolloutDays, Scenario
 from include.laptop.stack import Stack
 from include.lifecycle.as_of import iso
 from include.lifecycle.domain import LABELS_TABLE, Domain
@@ -31,13 +31,23 @@ from include.settings import ROOT
 from include.stores.layout import Layout
 from include.stores.objects import ObjectStore
 from include.stores.partitions import Partitions
+from include.stores.watermark import Watermark
 
 FIRST_DAY = date(2026, 1, 1)
 """The simulated history is the same on every machine and every day it is run. How much there is, each domain's simulator says (HISTORY)."""
 SEED = 7
 SCORED_EVENTS = 300
 RUN_SECONDS = 1200
-STAGES = ("ingest_data", "train_model", "evaluate_history", "deploy_model", "score_batch", "monitor_model", "retrain_and_rollout", "steer_rollout")
+STAGES = (
+    "ingest_data",
+    "train_model",
+    "evaluate_history",
+    "deploy_model",
+    "score_batch",
+    "monitor_model",
+    "retrain_and_rollout",
+    "steer_rollout",
+)
 SHARED = ("receive_alarms",)
 """The DAGs that serve all domains."""
 SHOWN_METRICS = (
@@ -78,8 +88,10 @@ class Demo:
     simulated: tempfile.TemporaryDirectory[str] | None = None
 
     def run(self) -> dict[str, Any]:
-        """Runs it all and returns the summary (see README). StackError where a run fails."""
+        """Runs it all and returns the summary (see README). StackError where a run fails, and on a stack that has lived through a rollout's story
+        already."""
         self.up()
+        self.refuse_to_live_twice()
         ingested, as_of = self.ingest()
         tables = ingested["tables"]
         deploys = {run["dag_run_id"] for run in self.api.runs(f"{self.domain.name}.deploy_model")}
@@ -115,11 +127,26 @@ class Demo:
             first = as_of.date()
             self.days = LiveDays(self, self.live, Path(self.simulated.name), first)
             summary["drift"] = self.days.run()
-            if self.scenario and self.live.rollout_days and summary["drift"]["found"]:
-                summary["rollout"] = RolloutDays(self.days, self.scenario).run()
+            if self.rolls_out and summary["drift"]["found"]:
+                summary["rollout"] = RolloutDays(self.days, self.rolls_out).run()
             summary["seconds"] = {name: round(value, 1) for name, value in self.seconds.items()}
         self._show(summary)
         return summary
+
+    @property
+    def rolls_out(self) -> Scenario | None:
+        """The scenario of the rollout that the story goes on to; None where it ends before."""
+        return self.scenario if self.live and self.live.rollout_days and self.landing is None else None
+
+    def refuse_to_live_twice(self) -> None:
+        """StackError where days after the history have passed on this stack before. The data's time does not go back: what waits for it to move would
+        wait for ever, and the alarm's run and the rollout that are found would be the old ones."""
+        until = Watermark(self.objects, Layout(self.domain.name)).get()
+        if self.rolls_out and until and until.date() > self.last_day + timedelta(days=1):
+            raise StackError(
+                f"this stack has lived through days of the story already, until {until:%d %B %Y}, and its time does not go back:"
+                " `make clean` forgets every stack, then `make demo` begins anew"
+            )
 
     def up(self) -> None:
         """The stack, with the domain's DAGs unpaused."""
@@ -186,10 +213,20 @@ class Demo:
                 delivered = max(delivered, day)
         return delivered
 
+    @property
+    def size(self) -> dict[str, int]:
+        """Of the simulated history: ``days`` and ``events``."""
+        size: dict[str, int] = self.history or domains.part(self.domain.name, "simulator").HISTORY
+        return size
+
+    @property
+    def last_day(self) -> date:
+        """Of the simulated history."""
+        return FIRST_DAY + timedelta(days=self.size["days"] - 1)
+
     def _simulate(self, folder: Path) -> date:
         """The files of the history, and of the live days where there are to be some; returns the last day of the history."""
-        size = self.history or domains.part(self.domain.name, "simulator").HISTORY
-        last = FIRST_DAY + timedelta(days=size["days"] - 1)
+        size, last = self.size, self.last_day
         live = self.live.days + self.live.rollout_days if self.live else 0
         events = round(size["events"] * (size["days"] + live) / size["days"])
         command = ["simulate", "--domain", self.domain.name, "--days", size["days"] + live, "--events", events]
@@ -302,14 +339,37 @@ def add_rollout(table: TextTable, rollout: dict[str, Any]) -> None:
     good = rollout["stage"] == "promoted"
     table.add_row("rollout", f"[{'green' if good else 'yellow'}]{rollout['stage']}[/]: {rollout['why']}")
     if rollout["extra_cost"] is not None:
-        spent = rollout["extra_cost"]
-        words = "more than the champion would have" if spent > 0 else "less than the champion would have"
         events = f"the {rollout['decided']:,} events" if rollout["decided"] is not None else "the events"
-        table.add_row("the ramp cost", f"{abs(spent):,.0f} {rollout['currency']} {words}, on {events} that the challenger decided")
+        table.add_row(
+            "the ramp cost",
+            f"{_more(rollout['extra_cost'], rollout)} than the champion would have, on {events} that the challenger decided",
+        )
+    if rollout["difference"] is not None:
+        table.add_row(
+            "its decisions",
+            f"{_more(rollout['difference'], rollout)} an event than the champion's, on all {rollout['events']:,} of the ramp, whoever decided",
+        )
     for name, told in (rollout["recovery"] or {}).items():
         shown = ", ".join(f"{metric.replace('_', ' ')} {value:.3f}" for metric, value in told.items() if value is not None)
         label = {"before": "before the drift", "fell": "after it, old model", "recovered": "after it, new model"}[name]
         table.add_row(label, shown or "not measured")
+
+
+def _more(spent: float, rollout: dict[str, Any]) -> str:
+    return f"{abs(spent):,.0f} {rollout['currency']} {'more' if spent > 0 else 'less'}"
+
+
+def refuse_another_end(summary: dict[str, Any], scenario: Scenario) -> None:
+    """StackError where the story, told in ``Demo.run``'s summary, did not end as it should: the alarm silent, or a rollout that ended otherwise than
+    its scenario has it."""
+    drift, rollout = summary.get("drift"), summary.get("rollout")
+    if drift and not drift["found"]:
+        raise StackError(f"{drift['change']} from {drift['change_day']} on was not found: no alarm. The last report: {drift['report']}")
+    if rollout and rollout["stage"] != GOOD_END[scenario]:
+        raise StackError(
+            f"the {scenario.replace('_', ' ')} should have been {GOOD_END[scenario].replace('_', ' ')}, but the rollout ended as"
+            f" {rollout['stage']}: {rollout['why']} Its page: {rollout['page']}"
+        )
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:

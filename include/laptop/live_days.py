@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -80,21 +81,26 @@ class LiveDays:
         interval = {"first_day": first.isoformat(), "last_day": last.isoformat()}
         self.demo.follow("ingest_data", self.demo.api.trigger(self._dag("ingest_data"), interval), quietly=True)
 
-    def ask(self, first: date, last: date, *options: str) -> None:
-        """Sends the events of these days to whoever scores them; StackError where one is not answered."""
-        self.job("replay", "--first-day", first.isoformat(), "--last-day", last.isoformat(), *options)
+    def ask(self, first: date, last: date, *options: str) -> float:
+        """Sends the events of these days to whoever scores them. Returns how long the slowest answer took, in seconds; StackError where one is not
+        answered."""
+        sent = self.job("replay", "--first-day", first.isoformat(), "--last-day", last.isoformat(), *options)
+        return max((day["longest_seconds"] for day in sent["days"]), default=0.0)
 
-    def job(self, name: str, *options: str) -> None:
-        """One of the jobs' commands on the stack's data; StackError where it fails."""
+    def job(self, name: str, *options: str) -> dict[str, Any]:
+        """One of the jobs' commands on the stack's data: its result. StackError where it fails."""
         done = subprocess.run(  # noqa: S603 - our own command
             [sys.executable, "-m", "include.jobs", name, "--domain", self.demo.domain.name, *options],
             env=self.demo.stack.job_environment,
             cwd=ROOT,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
             check=False,
         )
         if done.returncode:
             raise StackError(f"{name} {' '.join(options)} failed; its reason stands above")
+        result: dict[str, Any] = json.loads(done.stdout[f"\n{done.stdout}".rindex("\n{") :])
+        return result
 
     def watch(self, day: date) -> dict[str, Any]:
         """One run of monitor_model for the window that ends with the day."""
@@ -113,7 +119,6 @@ class LiveDays:
             "alarm": alarm,
             "measured": {name: analysis["metrics"].get(f"Measured.{name}") for name in SHOWN_QUALITY},
             "report": demo.stack_url(analysis["reports"]["page"]),
-            "estimated_average_precision": analysis["metrics"].get("Estimated.average_precision"),
         })  # fmt: skip
         return self.windows[-1]
 

@@ -11,22 +11,43 @@ from typing import TYPE_CHECKING, Any, Literal
 from include import domains
 from include.laptop.processes import StackError
 from include.lifecycle.as_of import iso, utc
-from include.lifecycle.experiment import Experiment
+from include.lifecycle.domain import Domain
+from include.lifecycle.experiment import Experiment, Stage
 from include.lifecycle.labels_wanted import wanted_frauds
 from include.stores.experiments import open_store
 from include.stores.layout import Layout
 
 if TYPE_CHECKING:
     from include.laptop.airflow_api import TaskState
-    from include.laptop.live_days import LiveDays
+    from include.laptop.live_days import LiveDays, Plan
 
 Scenario = Literal["better_challenger", "bad_challenger"]
 """bad_challenger: once it has live traffic, the requests lack what the simulator's BROKEN_FEATURES name: offline, and in shadow, they were there."""
+GOOD_END: dict[Scenario, Stage] = {"better_challenger": "promoted", "bad_challenger": "rolled_back"}
+"""The stage in which the rollout of each scenario ought to end."""
 
 _DAYS_AT_ONCE = 3
 _LOOK_SECONDS = 300
 _POLL_SECONDS = 0.5
 _DONE = {"success", "skipped", "failed", "upstream_failed"}
+
+
+def check_scenario(domain: Domain, plan: Plan | None, scenario: Scenario) -> None:
+    """StackError where the story has no rollout that could go as the scenario says. ``plan``: None where nothing is simulated."""
+    simulator = f"include/domains/{domain.name}/simulator.py"
+    if plan is None:
+        raise StackError("a scenario is of a simulated rollout: what happens after your own files (LANDING) is yours to say")
+    if not plan.rollout_days:
+        raise StackError(
+            f"the story of {domain.name} ends with the alarm, so there is no {scenario}: LIVE in {simulator} has no rollout_days"
+        )
+    if scenario == "bad_challenger" and not broken_features(domain):
+        raise StackError(f"nothing says what makes a challenger of {domain.name} bad: {simulator} has no BROKEN_FEATURES")
+
+
+def broken_features(domain: Domain) -> tuple[str, ...]:
+    """What requests lack in the scenario bad_challenger; empty where the domain's simulator does not say."""
+    return tuple(getattr(domains.part(domain.name, "simulator"), "BROKEN_FEATURES", ()))
 
 
 @dataclass
@@ -37,6 +58,7 @@ class RolloutDays:
     scenario: Scenario = "better_challenger"
     between: Callable[[str], None] = lambda stage: None
     fell: dict[str, float | None] = field(default_factory=dict)
+    longest_seconds: float = 0.0  # that an event of the rollout waited for its answer
     seen: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -71,15 +93,13 @@ class RolloutDays:
 
     def _ramp(self) -> None:
         policy = self.domain.rollout
-        broken = [word for name in self._broken() for word in ("--missing", name)]
+        lacking = broken_features(self.domain) if self.scenario == "bad_challenger" else ()
+        broken = [word for name in lacking for word in ("--missing", name)]
         while self._stage() == "ramp" and self._cap() < policy.caps[-1]:
             self._pass(max(1, round(policy.epoch / timedelta(days=1))), True, *broken)
-        self._pass_until(lambda: self._stage() != "ramp", (self.domain.label.maturity + policy.ramp_at_least * policy.epoch).days, True, *broken)
-
-    def _broken(self) -> list[str]:
-        if self.scenario != "bad_challenger":
-            return []
-        return list(domains.part(self.domain.name, "simulator").BROKEN_FEATURES)
+        self._pass_until(
+            lambda: self._stage() != "ramp", (self.domain.label.maturity + policy.ramp_at_least * policy.epoch).days, True, *broken
+        )
 
     # time
 
@@ -99,7 +119,8 @@ class RolloutDays:
         self.days.ingest(first, self.yesterday)
         if asked:  # what happened on a day is all known, and asked about, a reporting delay after it
             late = self.domain.monitoring.reporting_delay + timedelta(days=1)
-            self.days.ask(first - late, self.yesterday - late, "--gateway", self.demo.stack.url("gateway"), *options)
+            waited = self.days.ask(first - late, self.yesterday - late, "--gateway", self.demo.stack.url("gateway"), *options)
+            self.longest_seconds = max(self.longest_seconds, waited)
         self._wait(self._has_looked, _LOOK_SECONDS)
         self.demo.console.print(f"  {self.yesterday}  {self._state()}", highlight=False, soft_wrap=True)
 
@@ -117,7 +138,9 @@ class RolloutDays:
             failed = [task.task_id for task in self.demo.api.tasks(self.dag_id, self.run_id) if task.state == "failed"]
             if failed or time.monotonic() > deadline:
                 page = f"{self.demo.stack.browser_url('airflow')}/dags/{self.dag_id}/runs/{self.run_id}"
-                raise StackError(f"{', '.join(failed) or 'the rollout'} {'failed' if failed else f'did nothing for {seconds:.0f} s'}: {page}")
+                raise StackError(
+                    f"{', '.join(failed) or 'the rollout'} {'failed' if failed else f'did nothing for {seconds:.0f} s'}: {page}"
+                )
             time.sleep(_POLL_SECONDS)
 
     # what there is
@@ -180,16 +203,18 @@ class RolloutDays:
             "challenger": experiment.challenger.model_package,
             "extra_cost": spent[-1] if spent else None,
             "decided": None,
+            "difference": None,
+            "events": None,
             "currency": self.domain.costs.currency,
             "page": self.demo.stack_url(page["page"]) if page else None,
-            "shares": [{"as_of": entry.as_of, "stage": entry.stage, "share": entry.share} for entry in entries],
         }
         if experiment.stage != "promoted" and any(entry.stage == "ramp" for entry in entries):
             summary |= self._cost_of_the_ramp(experiment)
         return summary | {"recovery": self._recovery() if experiment.stage == "promoted" else None}
 
     def _cost_of_the_ramp(self, experiment: Experiment) -> dict[str, Any]:
-        """What the challenger's live decisions cost above the champion's, once the truth about all of them is known."""
+        """What the challenger's decisions cost above the champion's, once the truth about all of them is known: those that it made, and, as these are
+        few and one fraud outweighs many, the mean of what it would have decided on every event of the ramp, whoever did."""
         with self.demo.stage("cost", "rollout-evidence: what the ramp cost, once the truth about it has matured"):
             first, more = self.yesterday + timedelta(days=1), self.domain.label.maturity
             self.yesterday = min(self.yesterday + more, self.last)
@@ -201,12 +226,19 @@ class RolloutDays:
             self.days.job("rollout-evidence", "--experiment", ramp, "--as-of", as_of, "--output", objects.uri(output))
             evidence = objects.get_json(f"{output}/evidence.json")
             decided = sum(day["events"] for day in evidence["arms"]["challenger"])
-            return {"extra_cost": evidence["extra_cost"], "decided": decided}
+            return {
+                "extra_cost": evidence["extra_cost"],
+                "decided": decided,
+                "difference": evidence["difference"]["value"],
+                "events": evidence["events"],
+            }
 
     def _recovery(self) -> dict[str, Any]:
         """The measured quality of the live model before the drift, after it, and of the new champion, in the same metrics."""
         more = self.domain.monitoring.quality_window + self.domain.label.maturity
-        with self.demo.stage("recovery", f"{self.domain.name}.monitor_model, once {self.domain.monitoring.quality_window.days} days have matured"):
+        with self.demo.stage(
+            "recovery", f"{self.domain.name}.monitor_model, once {self.domain.monitoring.quality_window.days} days have matured"
+        ):
             self.days.ingest(self.yesterday + timedelta(days=1), min(self.yesterday + more, self.last))
             self.yesterday = min(self.yesterday + more, self.last)
             recovered = self._measured()

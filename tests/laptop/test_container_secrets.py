@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from include.gateway.keys import Keys, add_key
 from include.laptop import containers
-from include.laptop.containers import make_secrets, read_variables, users
+from include.laptop.containers import OPERATOR, make_secrets, read_variables, users
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as the container that makes them has")
 
@@ -54,8 +55,8 @@ def test_two_places_differ(project: Path, tmp_path: Path) -> None:
 def test_readable_by_their_owners_only(project: Path) -> None:
     made(project)
     owners = {path.name: path.stat().st_uid for path in (project.parent / "volume").iterdir()}
-    airflow = containers.AIRFLOW_USER
-    assert owners == {"env": 0, "postgres_password": 0, "airflow.cfg": airflow, "passwords.json": airflow, "gateway_keys": airflow}
+    airflow, gateway = containers.AIRFLOW_USER, containers.GATEWAY_USER
+    assert owners == {"env": 0, "postgres_password": 0, "airflow.cfg": airflow, "passwords.json": airflow, "gateway_keys": gateway}
     for path in [project / ".env", *(project.parent / "volume").iterdir()]:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -66,6 +67,30 @@ def test_what_a_person_wrote_is_used_and_kept(project: Path) -> None:
     assert variables["AIRFLOW_PORT"] == "9090"
     assert (project / ".env").read_text().startswith("# mine\nAIRFLOW_PORT=9090\nAIRFLOW_PASSWORD_ADMIN='chosen by me'\n")
     assert json.loads(files["passwords.json"])["admin"] == "chosen by me"
+
+
+def test_the_gateway_knows_the_key_in_env_and_the_new_one_once_it_is_changed(project: Path) -> None:
+    keys = project.parent / "volume" / "gateway_keys"
+    first = made(project)[0]["GATEWAY_API_KEY"]
+    found = Keys.read(keys).caller(first)
+    assert found is not None
+    assert found.name == OPERATOR
+    assert "command" in found.rights
+
+    (project / ".env").write_text("GATEWAY_API_KEY=another-of-my-own\n")
+    made(project)
+    assert Keys.read(keys).caller("another-of-my-own") == found
+    assert Keys.read(keys).caller(first) is None
+
+
+def test_keys_that_were_added_outlive_the_next_start(project: Path) -> None:
+    operators = made(project)[0]["GATEWAY_API_KEY"]
+    keys = project.parent / "volume" / "gateway_keys"
+    shop, analyst = add_key(keys, "shop", ("score", "outcomes")), add_key(keys, "analyst", ("read",))
+    before = Keys.read(keys)
+    made(project)
+    assert Keys.read(keys) == before
+    assert [caller.name for key in (operators, shop, analyst) if (caller := before.caller(key))] == [OPERATOR, "shop", "analyst"]
 
 
 def test_a_lost_env_comes_back_from_the_volume(project: Path) -> None:

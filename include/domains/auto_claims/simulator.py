@@ -25,8 +25,14 @@ HISTORY = {"days": 90, "events": 20_000}
 """What the laptop's demonstration simulates."""
 LIVE = {"days": 18, "change": "staged_collisions", "change_after": 3, "rollout_days": 215}
 """The days after it, how fraud changes then, and how many days more a retraining and its rollout may take: a claim's truth takes a month."""
-BROKEN_FEATURES = ("customer_age", "months_as_customer", "share_of_driving_life_as_customer", "num_claims_past_year", "num_insurers_past_5_years")
-"""What requests lack when the policy system does not answer."""
+BROKEN_FEATURES = (
+    *("months_as_customer", "share_of_driving_life_as_customer", "num_claims_past_year", "num_insurers_past_5_years"),  # the policy
+    *("is_male", "is_female", "auto_age"),
+    *("severity", "is_theft", "num_vehicles_involved", "driver_is_policyholder", "driver_is_family"),  # the incident
+    *("incident_hour", "is_night", "is_weekend", "weekday_contradicts_date", "police_contacted", "nobody_contacted"),
+)
+"""What requests lack when hardly more than amounts, injuries and witnesses reaches the models. One that was retrained on staged collisions then asks
+for next to no review, and so costs more than the one before it (README.md, "A bad challenger")."""
 DECISION_DAYS = (5, 30)
 """A label is decided so many days after the incident: at least, at most."""
 REPORT_DELAY_WEIGHTS = (70, 20, 10)
