@@ -177,7 +177,8 @@ class Gate:
 
 @dataclass(frozen=True)
 class Approval:
-    """Who releases a model. automatic: the gate's word is enough. Otherwise one of ``approvers`` (Airflow user names) decides."""
+    """Who releases a model of ``train_model``. automatic: the gate's word is enough. Otherwise one of ``approvers`` (Airflow user names) decides.
+    They are asked during a rollout only where ``Rollout`` says so: there, evidence from live traffic releases a model."""
 
     automatic: bool = False
     approvers: tuple[str, ...] = ()
