@@ -10,17 +10,21 @@ import os
 import sys
 from pathlib import Path
 
+import boto3
 import uvicorn
 from botocore.exceptions import BotoCoreError, ClientError
 
 from include import domains
 from include.gateway.app import application
 from include.gateway.guard import Access
-from include.gateway.keys import RIGHTS, KeysError, add_key
+from include.gateway.keys import RIGHTS, USUAL, KeysError, add_key
 from include.gateway.service import Options, StateInUse, only_gateway
 from include.stores.experiments import open_store
 
 _SHUTDOWN_SECONDS = 10
+_MOST_CONNECTIONS = 512
+"""Of clients; more are answered 503. With those to the endpoints (``scoring.MOST_AT_ONCE`` a domain) they must fit into the usual 1,024 files of a
+process: without one for its log the gateway decides nothing."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -56,6 +60,10 @@ def main(arguments: list[str]) -> int:
         return _refuse(f"--host {options.host} is no loopback address: whoever reaches it could score and command. Give it --keys FILE")
     if options.rate <= 0 or min(options.refresh_every, options.ship_every, options.challenger_timeout, options.champion_timeout) <= 0:
         return _refuse("--rate, --refresh-every, --ship-every and the timeouts want numbers above 0")
+    if region := os.environ.get("AWS_REGION"):  # which ECS sets, and boto3 does not look at
+        os.environ.setdefault("AWS_DEFAULT_REGION", region)
+    if boto3.Session().region_name is None:
+        return _refuse("there is no AWS region: set AWS_DEFAULT_REGION")
     try:
         names = tuple(domains.get(name).name for name in options.domains or domains.catalogue().domains)
         store, access = open_store(options.store), Access(options.keys, options.rate)
@@ -88,6 +96,7 @@ def main(arguments: list[str]) -> int:
                 server_header=False,
                 date_header=False,
                 timeout_keep_alive=75,
+                limit_concurrency=_MOST_CONNECTIONS,
                 timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             )
             server = uvicorn.Server(config)
@@ -103,7 +112,7 @@ def _make_key(arguments: list[str]) -> int:
     )
     parser.add_argument("name", help="whose it is: commands are recorded under it")
     parser.add_argument("--keys", required=True, type=Path, help="the file that the gateway is given, made where it is absent")
-    parser.add_argument("--may", nargs="+", choices=RIGHTS, default=[], help="(default: everything)")
+    parser.add_argument("--may", nargs="+", choices=RIGHTS, default=[], help=f"(default: {' '.join(USUAL)}; override chooses the variant)")
     options = parser.parse_args(arguments)
     try:
         print(add_key(options.keys, options.name, tuple(options.may)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sqlite3
 import time
@@ -24,10 +25,7 @@ from include.gateway.guard import Access, Guard
 from include.gateway.journal import JournalError
 from include.gateway.ledger import Told
 from include.gateway.live import NotLive
-from include.gateway.scoring import BadRequest, NoAnswer, check_id
-from include.gateway.service import Options, Service
-from include.gateway.shipping import S3_ERRORS, utc_now
-from include.gateway.words import (
+from include.gateway.schemas import (
     MOST_OUTCOMES,
     CommandAnswer,
     CommandRequest,
@@ -38,6 +36,9 @@ from include.gateway.words import (
     ScoreAnswer,
     ScoreRequest,
 )
+from include.gateway.scoring import BadRequest, NoAnswer, TooMany, check_id
+from include.gateway.service import Options, Service
+from include.gateway.shipping import S3_ERRORS, utc_now
 from include.lifecycle.as_of import iso
 from include.lifecycle.experiment import Command, Experiment
 from include.lifecycle.names import digest
@@ -79,6 +80,8 @@ def application(options: Options, store: ExperimentStore, access: Access) -> Fas
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = await Service.start(options, store, access, counted)
+        gc.collect()
+        gc.freeze()  # what is there now stays: a full collection need not look through it while requests wait
         yield
         await app.state.service.stop()
 
@@ -94,6 +97,8 @@ def application(options: Options, store: ExperimentStore, access: Access) -> Fas
     for handled in (Problem, HTTPException):
         app.add_exception_handler(handled, _answer_problem)
     app.add_exception_handler(Exception, _answer_fault)
+    # served by Starlette's route, documented by FastAPI's: what that does in between has nothing to do here, and takes as long as the signature
+    app.add_route("/v1/score", score, methods=["POST"], include_in_schema=False)
     add = app.add_api_route
     add("/v1/score", score, methods=["POST"], response_model=ScoreAnswer, responses=_ERRORS, summary="Score one event",
         openapi_extra=_body(ScoreRequest.model_json_schema(), {"an event": _SCORE_EXAMPLE}))  # fmt: skip
@@ -104,7 +109,8 @@ def application(options: Options, store: ExperimentStore, access: Access) -> Fas
         openapi_extra=_body(either, {"one": _OUTCOME_EXAMPLE, "several": [_OUTCOME_EXAMPLE]}))  # fmt: skip
     add("/v1/experiments/{domain}", experiment, methods=["GET"], responses=_ERRORS, summary="How a rollout goes")
     add("/v1/experiments/{domain}/commands", command, methods=["POST"], status_code=202, response_model=CommandAnswer,
-        responses=_ERRORS | {409: {"model": ErrorAnswer, "description": "it cannot be done as things stand"}},
+        responses=_ERRORS | {409: {"model": ErrorAnswer, "description": "it cannot be done as things stand; `error` says how they stand. "
+        "So is a command answered that has ended the rollout, when it is sent again"}},
         summary="Stop, promote or roll back a rollout, or move its share", openapi_extra=_body(CommandRequest.model_json_schema(), {
             "stop": {"action": "stop", "why": "the call centre is swamped"},
             "more": {"action": "set_share", "share": 0.1, "why": "agreed with risk", "id": "CHG-1234"}}))  # fmt: skip
@@ -125,19 +131,29 @@ def _service(request: Request) -> Service:
 
 
 async def score(request: Request) -> Response:
+    """Each request is a decision of its own: an event that is asked about again is decided anew, by the model and share of that moment, and both
+    decisions are logged. A rollout's evidence is the first of them, so where an answer did not arrive, ask again with the same event soon, and act
+    on the answer that did."""
     asked = _read(ScoreRequest, await request.body())
+    if asked.variant is not None and "override" not in request.scope["caller"].rights:
+        says = "only a key with the right 'override' chooses its variant"
+        raise Problem(403, f"variant: {says}", [{"member": "variant", "says": says}])
     try:
         return JSONResponse(await _service(request).scorer.score(asked))
     except KeyError:
         raise _no_domain(request, asked.domain) from None
     except BadRequest as error:
         raise Problem(422, str(error), [{"member": error.member, "says": error.says}]) from error
+    except TooMany as error:
+        raise Problem(503, str(error)) from error
     except (NotLive, NoAnswer, JournalError) as error:
         _log.error("event %s of %s was not scored: %s", asked.event_id, asked.domain, error)
         raise Problem(503, str(error)) from error
 
 
 async def outcomes(request: Request) -> Response:
+    """At this gateway the first outcome of an event stands. Two gateways that are told different ones both let theirs land, and the later delivery
+    counts, as a correction. Always name `known_at`: without it, an outcome that is told again at another gateway is a new version of the label."""
     body, service, now = await request.body(), _service(request), utc_now()
     several = body.lstrip()[:1] == b"["
     told = _read(_OUTCOMES, body) if several else [_read(Outcome, body)]
@@ -248,6 +264,8 @@ async def ready(request: Request) -> Response:
     service = _service(request)
     unready = service.unready()
     down = [name for name in service.options.names if service.live.store_is_down(name)]
+    if (caller := request.scope["caller"]) is None or "read" not in caller.rights:
+        unready = dict.fromkeys(unready, "a key that may read is told why")
     return JSONResponse({"ready": not unready, "unready": unready, "experiment_store_down": down}, 503 if unready else 200)
 
 
@@ -262,6 +280,7 @@ async def metrics(request: Request) -> Response:
     }
     gauges: dict[str, tuple[str, Mapping[Labels, float]]] = {
         "log_bytes": ("Decisions on this disk that are not in S3 yet.", {(): float(service.log_bytes())}),
+        "log_damaged": ("Files of decisions kept aside, because lines in their middle are damaged.", {(): float(service.journal.damaged)}),
         "shipping_failed": ("1: the last attempt to ship failed.", {(): float(service.shipper.error is not None)}),
         "store_age_seconds": ("Since the experiment store last answered.", ages),
         "ready": ("1: the domain can be scored.", ready_now),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -36,11 +36,13 @@ class SlotCounts:
         self.latencies[latency_cell(milliseconds)] += 1
         self.scores[min(int(max(score, 0.0) * SCORE_CELLS), SCORE_CELLS - 1)] += 1
 
-    def failed(self, milliseconds: float, fell_back: bool) -> None:
+    def failed(self, milliseconds: float | None, fell_back: bool) -> None:
+        """``milliseconds`` None: the variant was not asked, so it took no time, not even little."""
         self.requests += 1
         self.errors += 1
         self.fallbacks += fell_back
-        self.latencies[latency_cell(milliseconds)] += 1
+        if milliseconds is not None:
+            self.latencies[latency_cell(milliseconds)] += 1
 
     def frozen(self) -> VariantCounts:
         return VariantCounts(self.requests, self.errors, self.fallbacks, self.reviews, tuple(self.latencies), tuple(self.scores))
@@ -60,17 +62,15 @@ class StepCounts:
 
 @dataclass
 class Metrics:
-    """``requests``: answered, by (domain, variant, decision, fallback). ``refused``: by HTTP status. ``outcomes``: by (domain, state).
-    ``latencies``: from request to answer, by domain; ``invocations``: of them in the endpoint, by (domain, variant)."""
+    """``requests``: scored, by (domain, variant, decision, fallback, override). ``refused``: by HTTP status. ``outcomes``: by (domain, state).
+    ``latencies``: from a request's headers to the end of its answer, whatever it was, by (path, status); ``invocations``: of those that were scored,
+    in the endpoint, by (domain, variant)."""
 
     requests: Counter[tuple[str, ...]] = field(default_factory=Counter)
     refused: Counter[tuple[str, ...]] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, ...]] = field(default_factory=Counter)
-    latencies: dict[tuple[str, ...], Histogram] = field(default_factory=dict)
-    invocations: dict[tuple[str, ...], Histogram] = field(default_factory=dict)
-
-    def took(self, histograms: dict[tuple[str, ...], Histogram], labels: tuple[str, ...], milliseconds: float) -> None:
-        histograms.setdefault(labels, Histogram()).observe(milliseconds)
+    latencies: defaultdict[tuple[str, ...], Histogram] = field(default_factory=lambda: defaultdict(Histogram))
+    invocations: defaultdict[tuple[str, ...], Histogram] = field(default_factory=lambda: defaultdict(Histogram))
 
 
 @dataclass
@@ -92,15 +92,15 @@ def exposition(metrics: Metrics, gauges: Mapping[str, tuple[str, Mapping[tuple[t
     lines: list[str] = []
     prefix = "fraud_gateway"
     for name, help_, labels, counter in (
-        ("requests_total", "Scored events.", ("domain", "variant", "decision", "fallback"), metrics.requests),
+        ("requests_total", "Scored events.", ("domain", "variant", "decision", "fallback", "override"), metrics.requests),
         ("refused_total", "Requests answered with an error.", ("status",), metrics.refused),
         ("outcomes_total", "Outcomes received.", ("domain", "state"), metrics.outcomes),
     ):
         lines += [f"# HELP {prefix}_{name} {help_}", f"# TYPE {prefix}_{name} counter"]
         lines += [f"{prefix}_{name}{_labels(zip(labels, key, strict=True))} {count}" for key, count in sorted(counter.items())]
     for name, help_, labels, histograms in (
-        ("request_seconds", "From a request's arrival to its answer.", ("domain",), metrics.latencies),
-        ("invocation_seconds", "Of it, in the endpoint.", ("domain", "variant"), metrics.invocations),
+        ("request_seconds", "From a request's headers to the end of its answer.", ("path", "status"), metrics.latencies),
+        ("invocation_seconds", "Of a scored event's, in the endpoint.", ("domain", "variant"), metrics.invocations),
     ):
         lines += [f"# HELP {prefix}_{name} {help_}", f"# TYPE {prefix}_{name} histogram"]
         for key, histogram in sorted(histograms.items()):

@@ -1,7 +1,8 @@
-"""InvokeEndpoint without blocking: aiohttp's kept connections, botocore's signature (SigV4) and credentials.
+"""InvokeEndpoint without blocking: aiohttp's kept connections, botocore's URL and credentials.
 
-boto3 in threads takes three to four times the processor time, and a thread for each request under way (``bench/gateway.py`` measures both).
-What botocore does besides is done here in the open: the signature, the errors' names, and one thing it cannot do, a time limit for the whole request.
+boto3 in threads takes longer for a request, sends fewer of them a second, and wants a thread for each one under way (``bench/gateway.py`` measures
+both). What botocore does besides is done here in the open: the signature, the errors' names, and one thing it cannot do, a time limit for the whole
+request.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from typing import Any, Literal
 
 import aiohttp
 import botocore.session
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
 from botocore.httpsession import get_cert_path
+from yarl import URL
+
+from include.gateway.signature import Signer
 
 _SERVICE = "sagemaker"
+_UNSIGNED = {"user-agent": "fraud-gateway", "accept-encoding": "identity"}
 _SHOWN = 300
 
 
@@ -55,13 +58,15 @@ class Endpoints:
         self._region: str = client.meta.region_name
         self._session = session
         self._credentials: ReadOnlyCredentials | None = None
+        self._ways: dict[str, tuple[URL, Signer]] = {}
+        """By endpoint: where its requests go, and what signs them."""
         trusted = ssl.create_default_context(cafile=session.get_config_variable("ca_bundle") or get_cert_path(True))
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ssl=trusted)
         self._http = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept-Encoding"),
+            timeout=aiohttp.ClientTimeout(total=None),  # ``invoke`` has its own
         )
 
     def refresh_credentials(self) -> None:
@@ -69,6 +74,15 @@ class Endpoints:
         they cannot be renewed: then those there are count on."""
         if (credentials := self._session.get_credentials()) is not None:
             self._credentials = credentials.get_frozen_credentials()
+
+    def _way(self, endpoint: str) -> tuple[URL, Signer]:
+        if (credentials := self._credentials) is None:
+            raise InvocationError("there are no AWS credentials in the environment")
+        found = self._ways.get(endpoint)
+        if found is None or found[1].credentials is not credentials:
+            url = f"{self._url}/endpoints/{endpoint}/invocations"
+            found = self._ways[endpoint] = URL(url, encoded=True), Signer(credentials, _SERVICE, self._region, url)
+        return found
 
     async def close(self) -> None:
         await self._http.close()
@@ -86,16 +100,15 @@ class Endpoints:
         """The score of one event. ``variant`` None: the endpoint chooses. ``seconds``: how long it may take. InvocationError says why there is none.
 
         A connection that the other side had closed meanwhile is no answer of the model, and the request is sent once more."""
-        attributes = f"event_time={event_time}" + (f";reasons={reasons}" if reasons else "")
         headers = {
-            "Content-Type": "text/csv",
-            "Accept": "application/json" if reasons else "text/csv",
-            "X-Amzn-SageMaker-Custom-Attributes": attributes,
-            "X-Amzn-SageMaker-Inference-Id": inference_id,
+            "content-type": "text/csv",
+            "accept": "application/json" if reasons else "text/csv",
+            "x-amzn-sagemaker-custom-attributes": f"event_time={event_time};reasons={reasons}" if reasons else f"event_time={event_time}",
+            "x-amzn-sagemaker-inference-id": inference_id,
         }
         if variant is not None:
-            headers["X-Amzn-SageMaker-Target-Variant"] = variant
-        body = ",".join("" if value is None else repr(value) for value in row).encode()
+            headers["x-amzn-sagemaker-target-variant"] = variant
+        body = ",".join(["" if value is None else repr(value) for value in row]).encode()
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(seconds):
@@ -113,27 +126,33 @@ class Endpoints:
         return Invocation(score, why, answered.get("x-amzn-invoked-production-variant", ""), (time.perf_counter() - begun) * 1000)
 
     async def _post(self, endpoint: str, headers: dict[str, str], body: bytes) -> tuple[int, Any, bytes]:
-        url = f"{self._url}/endpoints/{endpoint}/invocations"
-        if self._credentials is None:
-            raise InvocationError("there are no AWS credentials in the environment")
-        request = AWSRequest("POST", url, headers, body)
-        SigV4Auth(self._credentials, _SERVICE, self._region).add_auth(request)
-        async with self._http.post(url, data=body, headers=dict(request.headers.items()), allow_redirects=False) as response:
+        url, signer = self._way(endpoint)
+        sent = _UNSIGNED | signer.signed(headers, body)
+        async with self._http.post(url, data=body, headers=sent, allow_redirects=False) as response:
             return response.status, response.headers, await response.read()
 
 
 def _read(endpoint: str, content: bytes, with_reasons: bool) -> tuple[float, list[dict[str, Any]]]:
+    """InvocationError for what is no probability, or no JSON with its reasons: a broken model's answer decides nothing."""
     try:
         if with_reasons:
             [prediction] = json.loads(content)["predictions"]
-            score, why = float(prediction["score"]), list(prediction["reasons"])
+            score, why = float(prediction["score"]), [_reason(each) for each in prediction["reasons"]]
         else:
             score, why = float(content), []
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvocationError(f"{endpoint}: the answer is no score: {content[:_SHOWN]!r}") from error
-    if not math.isfinite(score):
-        raise InvocationError(f"{endpoint}: the score is {score}")
+        if not 0 <= score <= 1:
+            raise ValueError("a probability lies between 0 and 1")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise InvocationError(f"{endpoint}: the answer is no score: {content[:_SHOWN]!r}: {error}") from error
     return score, why
+
+
+def _reason(told: dict[str, Any]) -> dict[str, Any]:
+    """ValueError, KeyError or TypeError where it is none, or a number is not finite: JSON, and so the log of decisions, has no place for it."""
+    feature, value, contribution = told["feature"], told["value"], told["contribution"]
+    if not (isinstance(feature, str) and math.isfinite(contribution) and (value is None or math.isfinite(value))):
+        raise ValueError(f"the reason {told} is not a feature, its value and its contribution")
+    return {"feature": feature, "value": value, "contribution": contribution}
 
 
 def _refusal(endpoint: str, status: int, headers: Any, content: bytes) -> InvocationError:

@@ -1,4 +1,4 @@
-"""Before any route: is the caller known, may it do this, does it ask too often, is the body too large."""
+"""Before any route: is the caller known, may it do this, does it ask too often, is the body too large. Behind it: what was answered, and when."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ LARGEST_BODY = 256 * 1024
 LARGEST_OUTCOMES = 1024 * 1024
 _OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 _LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_TIMED = frozenset({"/v1/score", "/v1/outcomes"})
 LOOPBACK = Caller("loopback")
 
 
@@ -62,11 +63,17 @@ class Access:
         except (OSError, KeysError) as error:
             _log.error("the keys were not read again: %s", error)
 
+    def caller(self, headers: dict[bytes, bytes]) -> Caller | None:
+        """Who asks; None: nobody that is known here."""
+        if self._keys is not None:
+            return self._keys.caller(_key(headers))
+        return LOOPBACK if _host(headers) in _LOOPBACK_NAMES else None  # a web page can make its own name point here
+
     def admit(self, headers: dict[bytes, bytes], right: str) -> Caller:
         """Refused with 401, 403 or 429."""
-        if self._keys is None and (host := _host(headers)) not in _LOOPBACK_NAMES:  # a web page whose own name was made to point here
-            raise Refused(403, f"Host {host[:100]!r} is not this machine")
-        caller = LOOPBACK if self._keys is None else self._keys.caller(_key(headers))
+        caller = self.caller(headers)
+        if caller is None and self._keys is None:
+            raise Refused(403, f"Host {_host(headers)[:100]!r} is not this machine")
         if caller is None:
             raise Refused(401, "no such key: send one as X-API-Key, or as Authorization: Bearer", ((b"www-authenticate", b"Bearer"),))
         if right not in caller.rights:
@@ -100,7 +107,7 @@ def _right(path: str, method: str) -> str:
 
 
 class Guard:
-    """ASGI middleware. Puts the caller into ``scope["caller"]``."""
+    """ASGI middleware. Puts the caller into ``scope["caller"]``, None where nobody need be one."""
 
     def __init__(self, app: Application, access: Access, metrics: Metrics) -> None:
         self._app, self._access, self._metrics = app, access, metrics
@@ -110,25 +117,39 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def counting(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                self._metrics.refused[str(message["status"]),] += 1
+        begun, path, status = time.perf_counter(), scope["path"], 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
             await send(message)
 
         try:
-            path, method = scope["path"], scope["method"]
+            await self._answer(path, scope, receive, noting)
+        except Exception:  # Starlette answers 500, outside of this
+            status = 500
+            raise
+        finally:
+            if status >= 400:
+                self._metrics.refused[str(status),] += 1
+            labels = path if path in _TIMED else "other", str(status)
+            self._metrics.latencies[labels].observe((time.perf_counter() - begun) * 1000)
+
+    async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            method = scope["method"]
             headers = dict(scope["headers"])
-            if path not in _OPEN:
-                scope["caller"] = self._access.admit(headers, _right(path, method))
+            scope["caller"] = self._access.caller(headers) if path in _OPEN else self._access.admit(headers, _right(path, method))
             if method == "POST":
                 receive = await self._whole_body(path, headers, receive)
         except Refused as error:
             body = json.dumps({"error": str(error), "where": []}).encode()
             fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *error.headers]
-            await counting({"type": "http.response.start", "status": error.status, "headers": fields})
-            await counting({"type": "http.response.body", "body": body})
+            await send({"type": "http.response.start", "status": error.status, "headers": fields})
+            await send({"type": "http.response.body", "body": body})
             return
-        await self._app(scope, receive, counting)
+        await self._app(scope, receive, send)
 
     async def _whole_body(self, path: str, headers: dict[bytes, bytes], receive: Receive) -> Receive:
         """The body, read as far as it may go, as one message."""

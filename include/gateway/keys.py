@@ -1,7 +1,7 @@
 """Who may ask what: API keys, kept as hashes in a file, and how many requests a second each may send.
 
-A line of the file is ``name: SHA-256 of the key in hexadecimal`` and, where the key may not do everything, what it may:
-``name: hash score outcomes``. A key is 32 random bytes. Nobody can try 2^256 of them, however quick the hash, so a slow one (scrypt, as for
+A line of the file is ``name: SHA-256 of the key in hexadecimal`` and behind it what the key may do, ``name: hash score outcomes``; nothing behind
+it: all that ``USUAL`` names. A key is 32 random bytes. Nobody can try 2^256 of them, however quick the hash, so a slow one (scrypt, as for
 passwords, of which people choose likely ones; NIST SP 800-63B §5.1.1.2) would only cost time in every request.
 """
 
@@ -16,8 +16,10 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-RIGHTS = ("score", "outcomes", "read", "command")
+USUAL = ("score", "outcomes", "read", "command")
 """To score events; to tell outcomes; to see rollouts and metrics; to stop, promote, roll back and move them."""
+RIGHTS = (*USUAL, "override")
+"""And to choose the variant that decides, past assignment, share and guardrails: for tests, so it is in no key that does not name it."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -59,7 +61,7 @@ class Keys:
                 raise KeysError(f"{path}, line {number} is not `name: SHA-256 in hexadecimal`, with what the key may behind it")
             if unknown := set(words[1:]) - set(RIGHTS):
                 raise KeysError(f"{path}, line {number}: no right is called {min(unknown)!r}; there are {', '.join(RIGHTS)}")
-            callers[bytes.fromhex(words[0])] = Caller(name.strip(), frozenset(words[1:] or RIGHTS))
+            callers[bytes.fromhex(words[0])] = Caller(name.strip(), frozenset(words[1:] or USUAL))
         return cls(callers)
 
     def caller(self, key: str) -> Caller | None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain, repeat
@@ -15,7 +16,7 @@ from include.gateway.counts import Metrics, SlotCounts, StepCounts
 from include.gateway.endpoint import Endpoints, Invocation, InvocationError
 from include.gateway.journal import Journal
 from include.gateway.live import Live, NotLive, View
-from include.gateway.words import ScoreRequest
+from include.gateway.schemas import ScoreRequest
 from include.lifecycle.as_of import iso
 from include.lifecycle.assignment import assign, epoch_of, random_review
 from include.lifecycle.costs import expected_benefit
@@ -25,9 +26,13 @@ from include.lifecycle.experiment import CHALLENGER, CHAMPION, Experiment, Slot
 CHALLENGER_FAILED = "challenger_failed"
 STORE_DOWN = "experiment_store_down"
 UNWATCHED = "unwatched"
+MOST_AT_ONCE = 128
+"""Requests of a domain under way. By Little's law so many are 2,000 a second of 64 ms each: more at once is an endpoint that stalls, and those that
+came on top would only wait, and take the machine's sockets and files with them."""
 _WAITS = (0.0, 0.05, 0.2, 0.5)
 """Seconds before the champion is asked again that could not answer; the last one again and again."""
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,17}")
+_LINE = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _BREAK_AFTER = 5
 _BREAK_SECONDS = 2.0
 
@@ -40,10 +45,14 @@ class BadRequest(ValueError):
         self.member, self.says = member, says
 
 
-class NoAnswer(Exception):
-    """No model answered. The message says why. ``lost``: milliseconds that the challenger's failure took, where it had failed before."""
+class TooMany(Exception):
+    """``MOST_AT_ONCE`` requests of the domain are under way."""
 
-    lost: float = 0.0
+
+class NoAnswer(Exception):
+    """No model answered. The message says why. ``lost``: milliseconds that the challenger's failure took, where it was asked before."""
+
+    lost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,11 +136,20 @@ class Scorer:
     in_hand: set[tuple[str, str]] = field(default_factory=set)
     steps: dict[str, StepCounts] = field(default_factory=dict)
     _breakers: dict[str, Breaker] = field(default_factory=dict)
+    _under_way: Counter[str] = field(default_factory=Counter)
 
     async def score(self, request: ScoreRequest) -> dict[str, Any]:
-        """The answer's body. KeyError (unknown domain), NotLive, BadRequest, NoAnswer, JournalError where there is none."""
-        begun = time.perf_counter()
+        """The answer's body. KeyError (unknown domain), TooMany, NotLive, BadRequest, NoAnswer, JournalError where there is none."""
         view = self.live.view(request.domain)
+        if self._under_way[request.domain] >= MOST_AT_ONCE:
+            raise TooMany(f"{MOST_AT_ONCE} requests of {request.domain} are under way: its endpoint is slower than they come")
+        self._under_way[request.domain] += 1
+        try:
+            return await self._score(request, view)
+        finally:
+            self._under_way[request.domain] -= 1
+
+    async def _score(self, request: ScoreRequest, view: View) -> dict[str, Any]:
         plan = planned(view, request, self.live.store_is_down(request.domain), datetime.now(UTC))
         check_id(view.domain, request.event_id)
         row = row_of(request, view.champion.features)
@@ -144,7 +162,7 @@ class Scorer:
             if (slots := self._counted(view, plan)) is not None:
                 if plan.assigned == CHALLENGER:
                     slots[CHALLENGER].failed(error.lost, fell_back=False)
-                slots[CHAMPION].failed((time.perf_counter() - asked) * 1000 - error.lost, fell_back=False)
+                slots[CHAMPION].failed((time.perf_counter() - asked) * 1000 - (error.lost or 0.0), fell_back=False)
             raise
         model = view.model(CHALLENGER if slot == CHALLENGER or self._promoted_alone(slot, plan, fallback) else CHAMPION) or view.champion
         threshold = model.contender.review_threshold
@@ -180,7 +198,7 @@ class Scorer:
             "latency_ms": round(found.milliseconds, 3),
             "decided_at": iso(datetime.now(UTC)),
         }
-        await self.journal.append(json.dumps(decision, separators=(",", ":"), allow_nan=False).encode())
+        await self.journal.append(_LINE.encode(decision).encode())
         self.in_hand.add((request.domain, request.event_id))
         if (slots := self._counted(view, plan)) is not None:
             if fallback == CHALLENGER_FAILED:
@@ -188,9 +206,8 @@ class Scorer:
             else:
                 slots[answered].answered(found.milliseconds, found.score, wanted)
         verdict = "review" if wanted or by_lot else "pass"
-        self.metrics.requests[request.domain, answered, verdict, fallback or ""] += 1
-        self.metrics.took(self.metrics.invocations, (request.domain, answered), found.milliseconds)
-        self.metrics.took(self.metrics.latencies, (request.domain,), (time.perf_counter() - begun) * 1000)
+        self.metrics.requests[request.domain, answered, verdict, fallback or "", "true" if plan.override else "false"] += 1
+        self.metrics.invocations[request.domain, answered].observe(found.milliseconds)
         return {
             "inference_id": request.event_id,
             "score": found.score,
@@ -211,27 +228,27 @@ class Scorer:
 
     async def _answer(
         self, view: View, plan: Plan, request: ScoreRequest, row: list[float | None]
-    ) -> tuple[str, Invocation, str | None, float]:
-        """(the slot that answered, its answer, why it is not the assigned one, milliseconds that the challenger's failure took). What the caller
-        is at fault for, or wanted in the place of an assignment, does not speak against the challenger."""
+    ) -> tuple[str, Invocation, str | None, float | None]:
+        """(the slot that answered, its answer, why it is not the assigned one, milliseconds that the challenger's failure took; None: it was not
+        asked). What the caller is at fault for, or wanted in the place of an assignment, does not speak against the challenger."""
         if plan.assigned == CHAMPION:
-            return CHAMPION, await self._champion(view, request, row), plan.fallback, 0.0
+            return CHAMPION, await self._champion(view, request, row), plan.fallback, None
         breaker = self._breakers.setdefault(request.domain, Breaker())
-        begun = time.perf_counter()
+        begun, lost = time.perf_counter(), None
         if view.challenger is not None and not breaker.open(time.monotonic()):
             try:
                 found = await self._invoke(view, CHALLENGER, request, row, self.challenger_seconds)
                 if not plan.override:
                     breaker.told(well=True, now=time.monotonic())
-                return CHALLENGER, found, plan.fallback, 0.0
+                return CHALLENGER, found, plan.fallback, None
             except InvocationError as error:
                 if error.kind == "no_variant":
                     self.live.look_again(request.domain)
                     if plan.share == 1:  # it has all, so it has moved into the champion's slot meanwhile
-                        return CHAMPION, await self._champion(view, request, row, None), None, 0.0
+                        return CHAMPION, await self._champion(view, request, row, None), None, None
                 if error.kind != "refused" and not plan.override:
                     breaker.told(well=False, now=time.monotonic())
-        lost = (time.perf_counter() - begun) * 1000
+                lost = (time.perf_counter() - begun) * 1000
         try:
             return CHAMPION, await self._champion(view, request, row), CHALLENGER_FAILED, lost
         except NoAnswer as error:

@@ -9,14 +9,16 @@ import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from include.gateway.counts import Metrics
 from include.gateway.endpoint import Endpoints
@@ -30,6 +32,9 @@ from include.stores.experiments import ExperimentStore, ExperimentStoreError
 from include.stores.objects import ObjectStore
 
 _log = logging.getLogger(__name__)
+SEARCH_SECONDS = 15.0
+SEARCHED_AT_ONCE = 300
+"""Objects of other gateways, and days, that one search looks at."""
 
 
 class StateInUse(Exception):
@@ -81,6 +86,7 @@ class Service:
     ledger: Ledger
     scorer: Scorer
     shipper: Shipper
+    _threads: ThreadPoolExecutor
     began: float = field(default_factory=time.monotonic)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -95,15 +101,20 @@ class Service:
         journal = Journal(options.state / "decisions", gateway)
         ledger = Ledger(options.state / "ledger.db")
         scorer = Scorer(live, endpoints, journal, metrics, options.challenger_seconds, options.champion_seconds)
-        shipper = Shipper(gateway, options.names, journal, ledger, objects, scorer.in_hand)
-        service = cls(options, store, access, gateway, metrics, live, endpoints, journal, ledger, scorer, shipper)
+        shipper = Shipper(gateway, options.names, journal, ledger, objects, scorer.in_hand, options.keep)
+        threads = ThreadPoolExecutor(3 * len(options.names) + 2, "refresh")  # as many as can be under way: none waits for another domain's
+        service = cls(options, store, access, gateway, metrics, live, endpoints, journal, ledger, scorer, shipper, threads)
         await shipper.index_segments()  # before any outcome is taken
-        await asyncio.gather(service._refresh_experiments(), service._refresh_endpoints())
+        beside: list[tuple[Callable[..., Awaitable[object]], tuple[Any, ...]]]
+        beside = [(service._refresh_credentials, ()), (service._in_thread, (access.refresh,))]
+        for name in options.names:
+            beside += [(service._in_thread, (live.refresh_experiment, name)), (service._in_thread, (live.refresh_endpoint, name))]
+        await asyncio.gather(*(do(*arguments) for do, arguments in beside))
+        beside += [(service._tell_health, (name,)) for name in options.names]
         service._tasks = [
-            asyncio.create_task(service._every(options.refresh_every, service._refresh_experiments)),
-            asyncio.create_task(service._every(options.refresh_every, service._refresh_endpoints)),
-            asyncio.create_task(service._every(options.refresh_every, service._tell_health)),
+            *(asyncio.create_task(service._every(options.refresh_every, do, *arguments)) for do, arguments in beside),
             asyncio.create_task(service._every(options.ship_every, service._ship)),
+            asyncio.create_task(service._every(SEARCH_SECONDS, service._search)),
             asyncio.create_task(service._every(1.0, service._look_at_journal)),
             asyncio.create_task(service._every(3600.0, service._forget)),
         ]
@@ -111,18 +122,22 @@ class Service:
         return service
 
     async def stop(self) -> None:
-        """Ships what is here; what cannot be shipped stays for the next start."""
+        """Ships what is here; what cannot be shipped stays for the next start. Whatever goes wrong in one step, the others are taken."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for step in (self._ship_the_rest, self._tell_healths, self.journal.close, self.endpoints.close, self.shipper.close):
+            try:
+                await step()
+            except Exception:
+                _log.exception("%s failed, and the gateway ends all the same", step.__name__)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _ship_the_rest(self) -> None:
         try:
-            await self.shipper.ship(utc_now())
+            await self.shipper.ship(utc_now(), thoroughly=False)
         except S3_ERRORS:
             _log.warning("not everything was shipped: the next gateway in %s will", self.options.state)
-        await self._tell_health()
-        await self.journal.close()
-        await self.endpoints.close()
-        await self.shipper.in_ledger(self.ledger.close)
 
     def unready(self) -> dict[str, str]:
         """Domain → why it cannot be scored now; empty: all is well."""
@@ -136,43 +151,45 @@ class Service:
             found |= dict.fromkeys(self.options.names, f"decisions cannot be written down: {self.journal.error}")
         return found
 
-    async def _every(self, seconds: float, do: Callable[[], Awaitable[object]]) -> None:
+    async def _every(self, seconds: float, do: Callable[..., Awaitable[object]], *arguments: Any) -> None:
         """Whatever goes wrong in one round, there is a next one."""
         while True:
             await asyncio.sleep(seconds)
             try:
-                await do()
+                await do(*arguments)
             except Exception:
-                _log.exception("%s failed, and is done again", getattr(do, "__name__", do))
+                _log.exception("%s failed, and is done again", " ".join(getattr(each, "__name__", str(each)) for each in (do, *arguments)))
 
-    async def _refresh_experiments(self) -> None:
-        await asyncio.to_thread(self.live.refresh_experiments)
-        await asyncio.to_thread(self.access.refresh)
-
-    async def _refresh_endpoints(self) -> None:
-        await asyncio.to_thread(self.live.refresh_endpoints)
-        await self._refresh_credentials()
+    async def _in_thread(self, call: Callable[..., object], *arguments: Any) -> None:
+        """In a thread of the gateway's own: requests that wait for the store (``asyncio.to_thread``) hold up nothing here."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
     async def _refresh_credentials(self) -> None:
         try:
-            await asyncio.to_thread(self.endpoints.refresh_credentials)
-        except BotoCoreError as error:
+            await self._in_thread(self.endpoints.refresh_credentials)
+        except (BotoCoreError, ClientError) as error:
             _log.warning("the AWS credentials were not renewed: %s", error)
 
-    async def _tell_health(self) -> None:
-        for name in self.options.names:
-            counts = self.scorer.step_counts(name)
-            if counts is None or self.live.store_is_down(name):
-                continue
-            health = counts.health(self.gateway, utc_now())
-            try:
-                await asyncio.to_thread(self.store.put_health, counts.experiment, health)
-            except ExperimentStoreError as error:
-                _log.warning("%s: no sign of life was given: %s", name, error)
+    async def _tell_health(self, name: str) -> None:
+        counts = self.scorer.step_counts(name)
+        if counts is None or self.live.store_is_down(name):
+            return
+        try:
+            await self._in_thread(self.store.put_health, counts.experiment, counts.health(self.gateway, utc_now()))
+            self.live.counts_told(name)
+        except ExperimentStoreError as error:
+            _log.warning("%s: no sign of life was given: %s", name, error)
+
+    async def _tell_healths(self) -> None:
+        await asyncio.gather(*(self._tell_health(name) for name in self.options.names))
 
     async def _ship(self) -> None:
         with suppress(*S3_ERRORS):  # said where it happened
             await self.shipper.ship(utc_now(), thoroughly=False)
+
+    async def _search(self) -> None:
+        with suppress(*S3_ERRORS):
+            await self.shipper.search(utc_now(), SEARCHED_AT_ONCE)
 
     async def _look_at_journal(self) -> None:
         await self.journal.try_again()
@@ -181,7 +198,8 @@ class Service:
 
     async def _forget(self) -> None:
         before: datetime = utc_now() - self.options.keep
-        await self.shipper.in_ledger(self.ledger.forget, before)
+        while await self.shipper.in_ledger(self.ledger.forget, before):
+            await asyncio.sleep(0.05)  # outcomes want the ledger, too
 
     def log_bytes(self) -> int:
         """Of decisions that are on this disk alone."""

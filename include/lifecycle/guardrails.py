@@ -1,19 +1,23 @@
 """Guardrails of a ramp: whether the challenger does harm, by what the gateways counted since its share last changed. Pure: the clock's time is an
 argument. They fail closed: without a sign of life from a gateway, traffic returns to the champion.
 
-Counts grow and are looked at again and again, so a limit that a count only happens to exceed is not yet exceeded: each test is any-time valid.
-Of n requests x were bad; H0: the chance of a bad one is p₀ at most. With the uniform mixture over the chances above p₀,
+Counts grow and are looked at again and again, so a limit that a count only happens to exceed is not yet exceeded: the tests of errors, latency and
+reviews are valid at any look. Of n requests x were bad; H0: the chance of a bad one is p₀ at most. With the uniform mixture over chances above p₀,
 
     E = ∫_{p₀}^{1} p^x (1 - p)^{n-x} dp / ((1 - p₀) p₀^x (1 - p₀)^{n-x})
 
 each likelihood ratio of p > p₀ is a supermartingale under every chance up to p₀ (it is monotone in the true one), so E exceeds 1/α at any look with a
 chance of α at most (Robbins 1970, Ann. Math. Stat. 41; Ville's inequality): a guardrail trips where E ≥ 1/``CHANCE``. What is far beyond
-its limit trips within the first ``minimum_requests``; what is at its limit trips by chance once in ``1 / CHANCE`` ramps, and a healthy
-challenger hardly ever (``tests/lifecycle/test_guardrails.py`` measures it).
+its limit trips within the first ``minimum_requests``; a challenger that is exactly at a limit trips by chance in one of ``1 / CHANCE`` steps at most
+(counts begin anew at each step, so over a ramp that adds up), and a healthy one hardly ever (``tests/lifecycle/test_guardrails.py`` measures it).
+
+The test of scores is made for one look: its p-value says nothing of many. What keeps it from crying wolf is its limit, on a distance from which
+chance is taken out. The one of the split is valid at any look by itself (``include.lifecycle.sample_ratio``).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -29,7 +33,7 @@ from include.lifecycle.experiment import LATENCY_BOUNDS_MS, GatewayHealth, Varia
 from include.lifecycle.profile import NO_DAY
 
 CHANCE = 1e-3
-"""Of a false alarm of one guardrail over all looks at one step, by a challenger that is exactly at the limit."""
+"""Of a false alarm of one guardrail of errors, latency or reviews, over all looks at one step, by a challenger that is exactly at the limit."""
 _SLOW = 0.01
 """The share of requests above a 99th percentile."""
 NAMES = ("heartbeat", "errors", "latency", "reviews", "scores", "sample_ratio")
@@ -119,19 +123,26 @@ def _errors(guardrails: Guardrails, champion: VariantCounts, challenger: Variant
 
 def _latency(guardrails: Guardrails, champion: VariantCounts, challenger: VariantCounts) -> Reading:
     """It trips where the 99th percentile is above both limits: a challenger that is slow because everything is slow does no harm of its own, and
-    neither does one that takes 6 ms in place of 2."""
-    theirs = p99(champion.latencies)
-    limit = max(guardrails.maximum_p99_latency_ms, guardrails.maximum_p99_latency_ratio * (theirs or 0.0))
-    value = p99(challenger.latencies)
+    neither does one that takes 6 ms in place of 2.
+
+    Counts do not say where in its cell a request lies, so the limit is the next bound of ``LATENCY_BOUNDS_MS``: what may have kept to it is not
+    slow. A limit beyond the last bound (the champion's 99th percentile may be there itself) is none that a request in the last cell can be held to:
+    then it is not judged."""
+    theirs, value = p99(champion.latencies), p99(challenger.latencies)
+    wanted = max(guardrails.maximum_p99_latency_ms, guardrails.maximum_p99_latency_ratio * (theirs or 0.0))
+    limit = _bounds()[bisect_left(LATENCY_BOUNDS_MS, wanted)]
+    beside = "none was counted of the champion" if theirs is None else f"the champion's is {_at_most(theirs)}"
+    # JSON has no infinity: beyond the last bound, twice that bound stands for it
+    last = 2 * LATENCY_BOUNDS_MS[-1]
     if value is None:
-        return Reading("latency", None, limit, False, "not judged: no latency of the challenger was counted")
+        return Reading("latency", None, min(limit, last), False, "not judged: no latency of the challenger was counted")
+    if np.isinf(limit) and (theirs == limit or value == limit):
+        says = f"not judged: the 99th percentile of the challenger's latency is {_at_most(value)}, {beside}"
+        return Reading("latency", None, last, False, f"{says}, and nothing is counted by finer bounds there")
     slow = sum(count for count, bound in zip(challenger.latencies, _bounds(), strict=False) if bound > limit)
     tripped = exceeds(slow, sum(challenger.latencies), _SLOW)
-    shown = f"at most {value:,g} ms" if np.isfinite(value) else f"more than {LATENCY_BOUNDS_MS[-1]:,g} ms"
-    beside = "none was counted of the champion" if theirs is None else f"the champion's is {theirs:,g} ms"
-    says = f"the 99th percentile of the challenger's latency is {shown}, {beside}, {_against(limit, 'ms')}"
-    # JSON has no infinity: beyond the last bound, twice that bound stands for it
-    return Reading("latency", min(value, 2 * LATENCY_BOUNDS_MS[-1]), limit, tripped, says + _luck(value > limit, tripped))
+    says = f"the 99th percentile of the challenger's latency is {_at_most(value)}, {beside}, {_against(min(limit, last), 'ms')}"
+    return Reading("latency", min(value, last), min(limit, last), tripped, says + _luck(value > limit, tripped))
 
 
 def _reviews(guardrails: Guardrails, champion: VariantCounts, challenger: VariantCounts) -> Reading:
@@ -202,6 +213,10 @@ def p99(latencies: Sequence[int]) -> float | None:
 
 def _bounds() -> tuple[float, ...]:
     return (*LATENCY_BOUNDS_MS, float("inf"))
+
+
+def _at_most(milliseconds: float) -> str:
+    return f"at most {milliseconds:,g} ms" if np.isfinite(milliseconds) else f"more than {LATENCY_BOUNDS_MS[-1]:,g} ms"
 
 
 def _against(limit: float, unit: str) -> str:

@@ -48,8 +48,9 @@ class UnknownExperiment(ExperimentStoreError):
 
 
 class ExperimentStore(Protocol):
-    """Every method raises ``ExperimentStoreUnavailable`` within two seconds where the store does not answer; those that name an experiment,
-    ``UnknownExperiment``. Safe to share between threads."""
+    """Every method raises ``ExperimentStoreUnavailable`` some seconds after the store has ceased to answer: SQLite takes two at most, a request to
+    DynamoDB two and a half, and some methods make several. Those that name an experiment raise ``UnknownExperiment``. Safe to share between
+    threads."""
 
     def ensure(self) -> None:
         """Makes the file or the table where it is absent. Nothing else makes it: a wrong URL is an error, no empty store."""

@@ -46,7 +46,8 @@ from include.stores.experiments import (
     same_experiment,
 )
 
-# Two tries within two seconds. Of the retry modes only "legacy" has DynamoDB's short pause between them (50 ms; "standard": up to a second).
+# Two tries within two and a half seconds. Of the retry modes only "legacy" has DynamoDB's short pause between them (50 ms; "standard": up to a
+# second).
 _CONFIG = Config(connect_timeout=0.5, read_timeout=0.7, retries={"mode": "legacy", "total_max_attempts": 2}, tcp_keepalive=True)
 _HEALTHS_KEPT_SECONDS = 30 * 86_400
 _ITEMS_OF_A_TRANSACTION = 100

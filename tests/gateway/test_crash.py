@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ CLIENTS, EVENTS, KILLS = 6, 250, 4
 @dataclass
 class Client:
     """Scores its events, tells of each what became of it (some twice, some before it was scored, some against what was said), and asks again
-    whatever was not answered. ``answered``: event → answers."""
+    whatever was not answered. Each try to score has an amount of its own, so that the log says which of them it tells of. ``answered``: the answer
+    to each try that was answered, by (event, amount)."""
 
     gateway: Gateway
     number: int
-    answered: Counter[str] = field(default_factory=Counter)
+    answered: dict[tuple[str, float], dict[str, Any]] = field(default_factory=dict)
     told: dict[str, int] = field(default_factory=dict)
     conflicts: set[str] = field(default_factory=set)
     asked: int = 0
@@ -44,14 +46,18 @@ class Client:
             label = dice.randrange(2)
             if dice.random() < 0.2:
                 self._tell(event, label)
-            assert self._ask("/v1/score", request(event))["inference_id"] == event
-            self.answered[event] += 1
+            self._score(event)
             self._tell(event, label)
             if dice.random() < 0.2:
                 self._tell(event, label)
             if dice.random() < 0.1:
                 assert self._ask("/v1/outcomes", [self._outcome(event, 1 - label)])["outcomes"][0]["state"] == "conflict"
                 self.conflicts.add(event)
+
+    def _score(self, event: str) -> None:
+        tries = count(1)
+        answer = self._ask("/v1/score", lambda: request(event, amount=float(next(tries))))
+        self.answered[event, float(next(tries) - 1)] = answer
 
     def _outcome(self, event: str, label: int) -> dict[str, Any]:
         return {"domain": DOMAIN, "inference_id": event, "label": label, "known_at": "2026-04-07T09:00:00Z"}
@@ -62,13 +68,13 @@ class Client:
         self.told[event] = label
 
     def _ask(self, path: str, body: Any) -> Any:
-        """Until it is answered."""
+        """Until it is answered. ``body``: what makes one for each try, or the same for all."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             connection = http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=20)
             self.asked += 1
             try:
-                connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+                connection.request("POST", path, json.dumps(body() if callable(body) else body), {"Content-Type": "application/json"})
                 answer = connection.getresponse()
                 content = answer.read()
                 assert answer.status == 200, content
@@ -101,13 +107,22 @@ def test_nothing_answered_is_lost_and_nothing_is_counted_twice(gateway: Gateway,
     gateway.flush()
 
     events = {str(number) for number in range(1, 1 + CLIENTS * EVENTS)}
-    answered = {event for client in clients for event in client.answered}
+    answered = {key: answer for client in clients for key, answer in client.answered.items()}
     told = {event: label for client in clients for event, label in client.told.items()}
-    assert answered == set(told) == events
+    assert {event for event, _ in answered} == set(told) == events
     decisions = shipped(cloud.objects, LAYOUT.shipped_decisions())
-    assert {
-        each["inference_id"] for each in decisions
-    } == events  # each decision of an event answered more than once is there; readers take the first
+    logged = {(each["inference_id"], each["amount"]): each for each in decisions}
+    assert len(logged) == len(decisions), "no try is logged twice"
+    for key, answer in answered.items():  # an answered try is there, whatever became of earlier ones, and says what was answered
+        each = logged[key]
+        assert answer == {
+            "inference_id": key[0],
+            "decision": "review" if each["reviewed"] else "pass",
+            "reviewed_because": "score" if each["wanted"] else "random" if each["random_review"] else None,
+            "variant": each["answered"],
+            **{name: each[name] for name in ("score", "reasons", "model_package", "experiment", "share", "fallback")},
+        }
+    assert {event for event, _ in logged} == events
     audited = Counter(each["inference_id"] for each in shipped(cloud.objects, LAYOUT.shipped_outcomes()))
     assert audited == Counter(dict.fromkeys(events, 1))
     landed = Counter(line for _, line in landed_labels(cloud.objects))

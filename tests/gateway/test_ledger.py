@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from include.gateway.ledger import Batch, Ledger, LedgerRow, Told
+from include.gateway.ledger import Batch, BatchKind, Ledger, LedgerRow, Told
 
 NOW = datetime(2026, 4, 1, 12, tzinfo=UTC)
 IDS = st.sampled_from([str(number) for number in range(4)])
@@ -143,7 +143,7 @@ class Outcomes(RuleBasedStateMachine):
         self.mortal.left = -1
 
     def put(self, batch: Batch) -> None:
-        name = (batch.domain, f"{batch.day}/{batch.gateway}_{batch.number}")
+        name = (batch.domain, f"{batch.day}/{batch.made}_{batch.number}")
         before = self.objects[batch.kind].setdefault(name, batch.rows)
         assert before == batch.rows  # under one name there is only ever one content
 
@@ -180,7 +180,8 @@ class Outcomes(RuleBasedStateMachine):
             counts = self.ledger.counts(domain)
             expected = {"accepted": len(landed), "pending": len(told - landed), "landed": len(landed)}
             assert counts == expected | {"conflicts": sum(key[0] == domain for key in self.contradicted)}
-            assert self.ledger.pending(domain) == bool(told - landed)
+            assert self.ledger.pending(domain, NOW) == bool(told - landed)
+            assert not self.ledger.pending(domain, NOW + timedelta(seconds=1))
 
 
 TestOutcomes = Outcomes.TestCase
@@ -190,22 +191,105 @@ TestOutcomes.settings = settings(max_examples=60, stateful_step_count=25, deadli
 def test_a_decision_in_hand_is_known(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.db")
     assert ledger.receive("d", [Told("1", 1, NOW), Told("2", 0, NOW)], NOW, "a", {"1"}.__contains__) == ["accepted", "pending"]
-    assert ledger.index("d", [("2", "x"), ("3", "x")], "key") == 1
-    assert ledger.were_read(["key", "other"]) == {"key"}
+    assert ledger.index("d", [("2", "x"), ("3", "x")], (date(2026, 4, 1), "key")) == 1
+    assert ledger.shipments_known("d", date(2026, 4, 1)) == {"key"}
+    assert ledger.shipments_known("d", date(2026, 4, 2)) == ledger.shipments_known("e", date(2026, 4, 1)) == set()
+
+
+def leave(ledger: Ledger, *kinds: BatchKind) -> None:
+    for kind in kinds:
+        for batch in ledger.open_batches(kind, "d", "g", day_of):
+            ledger.batch_left(batch)
+
+
+def forget(ledger: Ledger, before: datetime, at_most: int = 1000) -> list[int]:
+    """How many rows each call dropped, until one dropped none."""
+    return list(iter(lambda: ledger.forget(before, at_most), 0))
 
 
 def test_what_is_forgotten_has_left(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.db")
     ledger.index("d", [("1", "2026-01-01T00:00:00Z"), ("2", "2026-04-01T00:00:00Z")])
     ledger.receive("d", [Told("1", 1, NOW), Told("9", 1, NOW)], NOW - timedelta(days=60), "a")
+    ledger.receive("d", [Told("1", 0, NOW)], NOW - timedelta(days=60), "a")
     later = NOW - timedelta(days=30)
-    assert ledger.forget(later) == 1
-    assert ledger.counts("d") == {"accepted": 1, "pending": 1, "conflicts": 0, "landed": 0}  # neither has left
-    for kind in ("labels", "outcomes"):
-        for batch in ledger.open_batches(kind, "d", "g", day_of):  # type: ignore[arg-type]
-            ledger.batch_left(batch)
-    ledger.forget(later)
-    assert ledger.counts("d") == {"accepted": 0, "pending": 1, "conflicts": 0, "landed": 0}
+    assert forget(ledger, later) == [2], "a decision, and what contradicted an outcome"
+    assert ledger.counts("d") == {"accepted": 1, "pending": 1, "conflicts": 0, "landed": 0}, "neither outcome has left"
+    leave(ledger, "labels")
+    assert forget(ledger, later) == []
+    leave(ledger, "outcomes")
+    assert ledger.counts("d") == {"accepted": 1, "pending": 1, "conflicts": 0, "landed": 1}
+    assert forget(ledger, later) == [2], "one has landed, and the other one's decision never came"
+    assert ledger.counts("d") == {"accepted": 0, "pending": 0, "conflicts": 0, "landed": 0}
+    assert ledger.receive("d", [Told("2", 1, NOW), Told("9", 1, NOW)], NOW, "a") == ["accepted", "pending"]
+
+
+def test_what_is_old_is_forgotten_a_piece_at_a_time(tmp_path: Path) -> None:
+    """Outcomes wait for as long as one piece takes."""
+    ledger = Ledger(tmp_path / "ledger.db")
+    names = [str(number) for number in range(25)]
+    ledger.index("d", [(name, "2026-01-01T00:00:00Z") for name in names], (date(2026, 1, 1), "key"))
+    ledger.receive("d", [Told(name, 1, NOW) for name in names], NOW - timedelta(days=60), "a")
+    leave(ledger, "labels", "outcomes")
+    assert forget(ledger, NOW - timedelta(days=30), 10) == [21, 20, 10]
+    assert ledger.shipments_known("d", date(2026, 1, 1)) == set()
+
+
+def test_nothing_is_looked_through_whole_while_outcomes_wait_for_the_ledger(tmp_path: Path) -> None:
+    """Counts, what waits and what is old are looked up: no statement reads all rows, however many there are."""
+    ledger = Ledger(tmp_path / "ledger.db")
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    taken = []
+    for part in range(2):
+        names = [str(number) for number in range(part * 5000, part * 5000 + 5000)]
+        ledger.index("d", [(name, "2026-03-31T00:00:00Z") for name in names])
+        ledger.receive("d", [Told(name, 1, NOW) for name in names], NOW, "a")
+        leave(ledger, "labels", "outcomes")
+        with ledger._transaction():  # as many as a busy gateway ships on a day
+            rows = [(f"2026-03-0{part + 1}", str(number)) for number in range(5000)]
+            ledger._connection.executemany("INSERT INTO shipments_known VALUES ('d', ?, ?)", rows)
+            batches = "INSERT INTO batches (kind, domain, day, gateway, done) VALUES ('labels', 'd', ?, ?, 1)"
+            ledger._connection.executemany(batches, rows)
+        ledger._connection.set_progress_handler(step, 10)
+        steps = 0
+        assert ledger.counts("d")["landed"] == 5000 * (part + 1)
+        assert not ledger.pending("d", NOW - timedelta(days=14))
+        assert ledger.open_batches("labels", "d", "g", day_of) == []
+        assert ledger.forget(NOW - timedelta(days=400)) == 0
+        ledger._connection.set_progress_handler(None, 0)
+        taken.append(steps)
+    assert taken[0] < 200, "tens of instructions, where 5,000 rows would be tens of thousands"
+    assert taken[1] <= taken[0] + 10
+    ledger._connection.set_progress_handler(step, 10)
+    steps = 0
+    assert ledger.forget(NOW + timedelta(days=1), 10) == 30
+    assert steps < 1000, "a piece costs what is in it, however much is old"
+
+
+def test_a_ledger_from_before_there_were_totals_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = Ledger(path)
+    ledger.index("d", [("1", "2026-03-31T00:00:00Z")])
+    ledger.receive("d", [Told("1", 1, NOW), Told("2", 1, NOW)], NOW, "a")
+    leave(ledger, "labels")
+    ledger.receive("d", [Told("1", 0, NOW)], NOW, "a")
+    counted = ledger.counts("d")
+    assert counted == {"accepted": 1, "pending": 1, "conflicts": 1, "landed": 1}
+    triggers = [name for (name,) in ledger._connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")]
+    ledger._connection.executescript(
+        "".join(f"DROP TRIGGER {name};" for name in triggers)
+        + "DROP TABLE totals; PRAGMA user_version = 0; CREATE TABLE objects_read (key TEXT PRIMARY KEY) WITHOUT ROWID;"
+    )
+    ledger.close()
+    for _ in range(2):
+        ledger = Ledger(path)
+        assert ledger.counts("d") == counted
+        ledger.close()
 
 
 @pytest.mark.parametrize("at_once", [1, 300])

@@ -207,7 +207,7 @@ def test_a_split_that_nobody_watches_gives_the_champion_all(gateway: Gateway, cl
     assert (answer["variant"], answer["fallback"], answer["share"], answer["model_package"]) == (
         "champion", "unwatched", 0.0, cloud.packages["champion"],
     )  # fmt: skip
-    assert 'variant="champion",decision="review",fallback="unwatched"} ' in gateway.get("/metrics").text
+    assert 'variant="champion",decision="review",fallback="unwatched",override="false"} ' in gateway.get("/metrics").text
     wait_until(lambda: gateway.store.healths(saved.id, saved.step)[0].champion.requests >= 2, "the champion's answers are counted")
     gateway.flush()
     logged = {each["inference_id"]: each for each in shipped(cloud.objects, LAYOUT.shipped_decisions())}

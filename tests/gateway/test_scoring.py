@@ -67,6 +67,20 @@ def test_a_challenger_that_fails_is_answered_for_by_the_champion(gateway: Gatewa
     assert 'fallback="challenger_failed"' in gateway.get("/metrics").text
 
 
+def test_an_event_that_is_scored_again_is_decided_again_as_the_reference_says(gateway: Gateway, cloud: Cloud) -> None:
+    answers = [gateway.score("104", amount=amount)["decision"] for amount in (0.01, 1000.0)]
+    assert answers == ["pass", "review"]
+    gateway.flush()
+    logged = shipped(cloud.objects, LAYOUT.shipped_decisions())
+    assert [(each["inference_id"], each["amount"]) for each in sorted(logged, key=lambda each: each["decided_at"])] == [
+        ("104", 0.01),
+        ("104", 1000.0),
+    ]
+    said = gateway.get("/openapi.json").json()["paths"]["/v1/score"]["post"]["description"]
+    assert "decided anew" in said
+    assert "evidence is the first" in said
+
+
 def test_what_cannot_be_scored_says_where_it_is_wrong(gateway: Gateway) -> None:
     def refused(status: int, error: str, member: str = "", **more: Any) -> None:
         answer = gateway.post("/v1/score", request("1") | more)
@@ -105,7 +119,7 @@ def test_what_cannot_be_scored_says_where_it_is_wrong(gateway: Gateway) -> None:
 
 
 def test_the_documentation_has_examples_that_hold(gateway: Gateway) -> None:
-    from include.gateway.words import CommandRequest, Outcome, ScoreRequest
+    from include.gateway.schemas import CommandRequest, Outcome, ScoreRequest
 
     assert gateway.get("/docs").status_code == 200
     paths = gateway.get("/openapi.json").json()["paths"]
@@ -130,8 +144,8 @@ def test_the_endpoint_captures_what_monitoring_reads(gateway: Gateway, cloud: Cl
     plain, explained = gateway.score("771"), gateway.score("772", reasons=2)
 
     def captured() -> Any:
-        prefix = LAYOUT.captured("single")
-        keys = [info.key for info in cloud.objects.list(f"{prefix}/") if info.key.endswith(".jsonl")]
+        # of whatever configuration the tests before have left
+        keys = [info.key for info in cloud.objects.list(LAYOUT.captured("")) if info.key.endswith(".jsonl")]
         lines = [read_line(line, FEATURES) for key in keys for line in cloud.objects.get(key).splitlines()]
         found = {line.event_id: line for line in lines}
         return found if {"771", "772"} <= set(found) else None

@@ -156,6 +156,33 @@ def test_a_slow_challenger_beside_a_slow_champion_is_not_the_challengers_fault()
     assert tripped(read([health(quick, slower)])) == ["latency"]
 
 
+def took(*milliseconds: float) -> VariantCounts:
+    """1,000 requests that took so long, in equal parts."""
+    cells = np.searchsorted(LATENCY_BOUNDS_MS, np.resize(milliseconds, 1_000))
+    fine = Model().counts(np.random.default_rng(1), 1_000)
+    return dataclasses.replace(fine, latencies=tuple(np.bincount(cells, minlength=len(LATENCY_BOUNDS_MS) + 1).tolist()))
+
+
+@pytest.mark.parametrize("champion", [90.0, 120.0, 240.0, 400.0, 900.0])
+def test_no_latency_below_the_limit_trips_wherever_its_cell_ends(champion: float) -> None:
+    bound = next(each for each in LATENCY_BOUNDS_MS if champion <= each)
+    limit = max(LIMITS.maximum_p99_latency_ms, LIMITS.maximum_p99_latency_ratio * bound)
+    within = read([health(took(champion), took(*[5.0] * 9, 0.9 * limit))])["latency"]
+    assert (within.tripped, within.beyond) == (False, False), within
+    assert within.limit >= limit
+    assert read([health(took(champion), took(*[5.0] * 9, 1.01 * within.limit))])["latency"].tripped
+
+
+def test_what_lies_beyond_the_last_bound_is_not_judged_by_it() -> None:
+    stalled, fine = took(6_000.0), took(4.0)
+    for champion, challenger in ((stalled, fine), (stalled, stalled), (took(2_000.0), stalled)):
+        reading = read([health(champion, challenger)])["latency"]
+        assert (reading.value, reading.tripped) == (None, False), "no share grows on it"
+        assert "Not judged" in reading.says
+    assert read([health(took(2_000.0), fine)])["latency"].value == 5.0
+    assert tripped(read([health(took(900.0), stalled)])) == ["latency"]
+
+
 def test_a_value_beyond_its_limit_that_may_be_chance_says_so() -> None:
     fine = Model(errors=0.0).counts(np.random.default_rng(1), 1_000)
     unlucky = dataclasses.replace(Model(errors=0.0).counts(np.random.default_rng(2), 100), errors=3, fallbacks=3)

@@ -1,4 +1,4 @@
-"""What clients send and get: the request and answer bodies of the API, and one decision as it is logged."""
+"""What clients send and get: the bodies of the API's requests and answers."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 DomainName = Annotated[str, Field(min_length=1, max_length=24, examples=["card_payments"])]
 
 
-class _Words(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class ScoreRequest(_Words):
+class ScoreRequest(_Strict):
     """One event to be judged."""
 
     domain: DomainName
@@ -52,7 +52,10 @@ class ScoreRequest(_Words):
         Field(max_length=MOST_FEATURES, description="by name (absent or null: missing), or a list in the model's order"),
     ]
     reasons: Annotated[int, Field(ge=1, le=MOST_FEATURES)] | None = Field(None, description="so many features that moved the score most")
-    variant: Slot | None = Field(None, description="for tests: this variant instead of the assigned one; such decisions are no evidence")
+    variant: Slot | None = Field(
+        None,
+        description="for tests: this variant instead of the assigned one, for a key with the right override; such decisions are no evidence",
+    )
 
 
 class Reason(BaseModel):
@@ -74,7 +77,7 @@ class ScoreAnswer(BaseModel):
     fallback: str | None = Field(description="why the champion answered where the challenger might have; null: nothing was wrong")
 
 
-class Outcome(_Words):
+class Outcome(_Strict):
     """What became of an event."""
 
     domain: DomainName
@@ -98,7 +101,7 @@ class OutcomesAnswer(BaseModel):
     outcomes: list[OutcomeAnswer] = Field(description="one for each item, in the order of the request")
 
 
-class CommandRequest(_Words):
+class CommandRequest(_Strict):
     """What a person asks of a rollout."""
 
     action: Action
