@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BytesIO
@@ -22,6 +22,7 @@ import boto3
 import httpx
 import numpy as np
 import xgboost
+from waiting import wait_until
 
 from include.jobs import model_file
 from include.lifecycle.as_of import iso
@@ -39,16 +40,6 @@ LAYOUT = Layout(DOMAIN)
 ENDPOINT = endpoint_name(DOMAIN)
 FEATURES = ("a", "b", "c")
 OPENED = "2026-03-01T00:00:00Z"
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """The condition's first true value."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 def model_archive(score: float, features: Sequence[str] = FEATURES) -> bytes:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gateway_lab import DOMAIN, ROOT, Cloud, Gateway, model_archive, request, wait_until
+from gateway_lab import DOMAIN, ROOT, Cloud, Gateway, model_archive, request
+from waiting import wait_until
 
 from include.gateway.counts import Metrics
 from include.gateway.guard import Access, Application, Guard, Message, Receive, Refused, Scope, Send

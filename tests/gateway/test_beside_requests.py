@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_lab import DOMAIN, Cloud, Gateway, clock, wait_until
+from gateway_lab import DOMAIN, Cloud, Gateway, clock
+from waiting import wait_until
 
 from include.gateway.counts import Metrics
 from include.gateway.endpoint import Endpoints

@@ -7,7 +7,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway_lab import DOMAIN, LAYOUT, Cloud, Gateway, landed_labels, shipped, wait_until
+from gateway_lab import DOMAIN, LAYOUT, Cloud, Gateway, landed_labels, shipped
+from waiting import wait_until
 
 from include import domains
 from include.jobs.ingest import ingest

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from gateway_lab import DOMAIN, LAYOUT, Cloud, Gateway, clock, model_archive, request, shipped, wait_until
+from gateway_lab import DOMAIN, LAYOUT, Cloud, Gateway, clock, model_archive, request, shipped
+from waiting import wait_until
 
 from include.lifecycle.assignment import assign, epoch_of
 from include.lifecycle.domain import Guardrails, Rollout

@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway_lab import DOMAIN, FEATURES, LAYOUT, Cloud, Gateway, request, shipped, wait_until
+from gateway_lab import DOMAIN, FEATURES, LAYOUT, Cloud, Gateway, request, shipped
+from waiting import wait_until
 
 from include.jobs.captured_requests import read_line
 

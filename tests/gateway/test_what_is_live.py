@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_lab import DOMAIN, ENDPOINT, OPENED, Cloud, Gateway, model_archive, request, wait_until
+from gateway_lab import DOMAIN, ENDPOINT, OPENED, Cloud, Gateway, model_archive, request
+from waiting import wait_until
 
 from include import domains
 from include.gateway.counts import Metrics

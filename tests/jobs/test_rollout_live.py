@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from claims_store import DOMAIN, LAYOUT, run
 from live_endpoint import CONFIGURATION, ROOT, LiveEndpoint, bring_to, live_endpoint
 from rollout_lab import AS_OF, CHALLENGER_KEY, MODELS, OPENED, Truth, copy_of, experiment, put_challenger, truth
 from scored_claims import LAST_DAY
+from waiting import wait_until
 
 from include.jobs.context import JobError
 from include.lifecycle.as_of import iso
@@ -54,15 +55,6 @@ def live(claims: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Itera
         patch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", endpoint.url)
         patch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", endpoint.url)
         yield endpoint
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 def evidence(objects: ObjectStore, *more: str, **changes: Any) -> dict[str, Any]:

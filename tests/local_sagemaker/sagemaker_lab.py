@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import boto3
 import psutil
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 REGION, ACCOUNT = "us-east-1", "000000000000"
@@ -174,17 +174,6 @@ if __name__ == "__main__":
 """
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 20.0, what: str = "the condition") -> Any:
-    """Poll until the condition gives something true, and return it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"{what} did not come true within {seconds} seconds")
-
-
 def error_of(call: Callable[[], Any]) -> tuple[str, str]:
     """The code and message with which AWS's client refuses a call."""
     try:
@@ -249,7 +238,7 @@ class Server:
                 raise AssertionError(self.log_file.read_text())
             return announced.exists()
 
-        wait_until(ready, 30, "the local SageMaker")
+        wait_until(ready, "the local SageMaker")
         self.url = json.loads(announced.read_text())["url"]
         self.sagemaker = self.client("sagemaker")
         self.runtime = self.client("sagemaker-runtime")
@@ -363,7 +352,7 @@ class Server:
             found = self.sagemaker.describe_endpoint(EndpointName=name)
             return found if found["EndpointStatus"] in {"InService", "Failed", "OutOfService"} else None
 
-        found: dict[str, Any] = wait_until(idle, 30, f"endpoint {name}")
+        found: dict[str, Any] = wait_until(idle, f"endpoint {name}")
         return found
 
     def invoke(self, name: str, body: bytes = b"hello", **more: Any) -> dict[str, Any]:

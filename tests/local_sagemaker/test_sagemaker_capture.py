@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sagemaker_lab import BUCKET, Server, error_of, wait_until
+from sagemaker_lab import BUCKET, Server, error_of
+from waiting import wait_until
 
 INTERVAL = {"capture-interval": "0.3"}
 KEY = re.compile(r"(?P<endpoint>[^/]+)/(?P<variant>[^/]+)/\d{4}/\d\d/\d\d/\d\d/\d\d-\d\d-\d{3}-[0-9a-f-]{36}\.jsonl")

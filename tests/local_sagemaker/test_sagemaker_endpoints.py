@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from sagemaker_lab import BUCKET, IMAGE, ROLE, Server, error_of, wait_until
+from sagemaker_lab import BUCKET, IMAGE, ROLE, Server, error_of
+from waiting import wait_until
 
 
 @pytest.fixture(scope="module")

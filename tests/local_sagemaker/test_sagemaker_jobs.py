@@ -10,7 +10,8 @@ import time
 from typing import Any
 
 import pytest
-from sagemaker_lab import BROKEN_IMAGE, BUCKET, IMAGE, PRELOADED_IMAGE, REGION, Server, error_of, processing_output, wait_until
+from sagemaker_lab import BROKEN_IMAGE, BUCKET, IMAGE, PRELOADED_IMAGE, REGION, Server, error_of, processing_output
+from waiting import wait_until
 
 TRAIN_CHANNEL = {"ChannelName": "train", "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{BUCKET}/data/train"}}}
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sagemaker_lab import BUCKET, ROOT, Server, error_of, wait_until
+from sagemaker_lab import BUCKET, ROOT, Server, error_of
+from waiting import wait_until
 
 
 def started_job(server: Server, name: str) -> None:
@@ -53,7 +54,7 @@ def test_nothing_is_lost_and_nothing_is_left_after_a_kill(own_server: Server, is
     assert ports
 
     server.kill()
-    wait_until(lambda: not alive(processes), 5, "the end of every process")
+    wait_until(lambda: not alive(processes), "the end of every process", 5)
     assert not [port for port in ports if accepts(port)]
 
     server.start()

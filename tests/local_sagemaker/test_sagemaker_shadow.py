@@ -13,12 +13,12 @@ from typing import Any
 
 import psutil
 import pytest
-import sagemaker_lab
+import waiting
 from sagemaker_lab import Server, error_of, variants_of
 from test_sagemaker_capture import INTERVAL, lines, settings
 from test_sagemaker_endpoints import Load
 
-wait_until = functools.partial(sagemaker_lab.wait_until, seconds=60)  # captures pass through S3, whatever else the machine does
+wait_until = functools.partial(waiting.wait_until, seconds=60)  # captures pass through S3, whatever else the machine does
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from include.laptop.airflow_api import AirflowApi
 from include.laptop.demo import Demo
@@ -125,7 +126,7 @@ def test_a_run_killed_at_every_task_and_cleared_finishes_with_the_same_result(ma
     assert jobs <= set(killed)
     for task, job in killed.items():
         if job:
-            status = wait_for(lambda job=job: status_of(main_job.stack.client("sagemaker"), job), 60)
+            status = wait_until(lambda job=job: status_of(main_job.stack.client("sagemaker"), job), f"{job} is known", 60)
             assert status in {"Stopped", "Stopping", "Completed"}, f"killing {task} left {job} {status}"
 
     again, before = ({task: api.xcom(dag_id, each, task) for task in ("build_dataset", "train", "evaluate")} for each in (run, first))
@@ -173,7 +174,7 @@ def test_a_backfill_retrains_history_and_touches_nothing_live(main_job: Demo) ->
         assert not main_job.api.call("GET", "/backfills", params={"dag_id": dag_id})["backfills"], said
         time.sleep(3)
     assert made.returncode == 0, said
-    runs = wait_for(lambda: finished_backfill(main_job, dag_id, 3), 600)
+    runs = wait_until(lambda: finished_backfill(main_job, dag_id, 3), "the backfill's end", 600)
     assert {run["state"] for run in runs} == {"success"}
     found = sagemaker.list_model_packages(ModelPackageGroupName="auto-claims-history")["ModelPackageSummaryList"]
     as_of = {registry.package(entry["ModelPackageArn"]).metadata["as_of"] for entry in found}
@@ -208,7 +209,7 @@ def test_a_deployment_that_fails_its_smoke_test_returns_to_the_previous_model(ma
     assert states["smoke_test"] == "failed"
     assert states["return_to_previous"] == "success"
     assert registry.live("auto_claims") == live
-    alerts = wait_for(lambda: [text for text in told() if "task smoke_test failed" in text], 30)
+    alerts = wait_until(lambda: [text for text in told() if "task smoke_test failed" in text], "the alert")
     assert "scores differ from the trained model's" in alerts[0]
     sagemaker.update_model_package(ModelPackageArn=arn, ModelApprovalStatus="Rejected")
 
@@ -218,7 +219,7 @@ def test_everything_is_still_there_after_down_and_up(main_job: Demo) -> None:
     assert not [name for name in main_job.stack.processes.names() if main_job.stack.processes.process(name)]
     main_job.stack.up()
     registry = ModelRegistry(main_job.stack.client("sagemaker"))
-    live = wait_for(lambda: (found := registry.live("auto_claims")) and found.status == "InService" and found, 60)
+    live = wait_until(lambda: (found := registry.live("auto_claims")) and found.status == "InService" and found, "the endpoint is back", 60)
     assert live.model_package == main_job.summary["model_package"]
     assert main_job._score("auto-claims-endpoint")["p50"] > 0
 
@@ -285,12 +286,3 @@ def status_of(sagemaker: Any, name: str) -> str:
     if "-train-" in name:
         return str(sagemaker.describe_training_job(TrainingJobName=name)["TrainingJobStatus"])
     return str(sagemaker.describe_processing_job(ProcessingJobName=name)["ProcessingJobStatus"])
-
-
-def wait_for(condition: Any, seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"not so within {seconds} s")

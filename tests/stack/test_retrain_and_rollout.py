@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
+from waiting import wait_until
 
 from include.laptop.demo import Demo
 from include.laptop.rollout_days import RolloutDays
@@ -161,7 +161,7 @@ def test_a_backfill_retrains_history_and_touches_nothing_live(main_job: Demo, ro
     experiment = store.current(NAME)
     wanted = {"dag_id": DAG, "from_date": "2026-05-10T00:00:00Z", "to_date": "2026-05-20T00:00:00Z", "max_active_runs": 1}
     main_job.api.call("POST", "/backfills", json=wanted | {"reprocess_behavior": "failed"})
-    run = wait_for(lambda: next((run for run in main_job.api.runs(DAG) if run["run_type"] == "backfill"), None))
+    run = wait_until(lambda: next((run for run in main_job.api.runs(DAG) if run["run_type"] == "backfill"), None), "the backfill's run", 120)
     assert main_job.api.follow(DAG, run["dag_run_id"], 300, lambda _: None) == "success"
     states = {task.task_id: task.state for task in main_job.api.tasks(DAG, run["dag_run_id"])}
     assert states["register"] == "success"
@@ -171,11 +171,3 @@ def test_a_backfill_retrains_history_and_touches_nothing_live(main_job: Demo, ro
     after: Any = main_job.stack.client("sagemaker").describe_endpoint(EndpointName="auto-claims-endpoint")
     assert after["EndpointConfigName"] == before["EndpointConfigName"]
     assert store.current(NAME) == experiment
-
-
-def wait_for(look: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    return found
