@@ -151,7 +151,7 @@ def test_the_endpoint_captures_what_monitoring_reads(gateway: Gateway, cloud: Cl
         found = {line.event_id: line for line in lines}
         return found if {"771", "772"} <= set(found) else None
 
-    found = wait_until(captured, "both are captured", 30)
+    found = wait_until(captured, "both are captured", 90)
     for event, answer in (("771", plain), ("772", explained)):
         assert found[event].score == pytest.approx(answer["score"], abs=1e-6)
         assert found[event].event_time == datetime(2026, 3, 31, 14, 30, tzinfo=UTC)

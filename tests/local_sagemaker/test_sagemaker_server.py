@@ -24,7 +24,14 @@ def started_job(server: Server, name: str) -> None:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in processes if _runs(process)]
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:  # ended between the two questions
+        return False
 
 
 @pytest.mark.parametrize("isolation", ["auto", "none"])
@@ -54,7 +61,7 @@ def test_nothing_is_lost_and_nothing_is_left_after_a_kill(own_server: Server, is
     assert ports
 
     server.kill()
-    wait_until(lambda: not alive(processes), "the end of every process", 5)
+    wait_until(lambda: not alive(processes), "the end of every process")
     assert not [port for port in ports if accepts(port)]
 
     server.start()
