@@ -15,6 +15,9 @@ from include.laptop.processes import StackError
 _PAGE = 100
 _BUSY_WAITS = (1.0, 2.0, 4.0, 8.0)
 """Seconds between tries where SQLite, the laptop's database of Airflow, is busy."""
+_BUSY_SECONDS = 600
+_LOCKED, _RUNNING = "Database is locked", "already a running backfill"
+"""What Airflow says where its SQLite was busy when a backfill was to be made, and while one runs."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,22 @@ class AirflowApi:
         if answer.is_error:
             raise StackError(f"Airflow: {method} {path}: {answer.status_code} {answer.text}")
         return answer.json()
+
+    def create_backfill(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Makes the backfill; tries again where SQLite refuses a writer that the scheduler overtakes. Then nothing was made, or a backfill without
+        all of its runs, which is waited for. StackError where Airflow refuses it for another reason, such as somebody else's that runs."""
+        deadline, refused = time.monotonic() + _BUSY_SECONDS, False
+        while True:
+            try:
+                made: dict[str, Any] = self.call("POST", "/backfills", json=wanted)
+                return made
+            except StackError as error:
+                refused = refused or _LOCKED in str(error)
+                if not refused or not (_LOCKED in str(error) or _RUNNING in str(error)):
+                    raise
+                if time.monotonic() > deadline:
+                    raise StackError(f"Airflow's SQLite was busy for {_BUSY_SECONDS} s: run the command again") from error
+                time.sleep(_BUSY_WAITS[0])
 
     def wait_for_dags(self, dag_ids: list[str], seconds: float = 120) -> None:
         """Waits until the DAG processor has parsed all of them."""

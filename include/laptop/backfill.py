@@ -18,10 +18,7 @@ from include.laptop.processes import StackError
 from include.laptop.stack import Stack
 from include.lifecycle.domain import Domain
 
-_LOCKED = "Database is locked"
-_RUNNING = "already a running backfill"
 _POLL_SECONDS = 1.0
-_BUSY_SECONDS = 600
 _QUEUED_WITHIN = 60
 _RUN_SECONDS = 3600
 
@@ -65,19 +62,7 @@ class Backfill:
             "max_active_runs": self.at_once,
             "reprocess_behavior": "completed" if self.again else "failed",
         }
-        deadline, refused = time.monotonic() + _BUSY_SECONDS, False
-        while True:
-            try:
-                made: dict[str, Any] = self.api.call("POST", "/backfills", json=wanted)
-                return made
-            except StackError as error:
-                # SQLite refuses a writer that the scheduler overtakes: nothing was made, or a backfill without all of its runs, which ends soon
-                refused = refused or _LOCKED in str(error)
-                if not refused or not (_LOCKED in str(error) or _RUNNING in str(error)):
-                    raise
-                if time.monotonic() > deadline:
-                    raise StackError(f"Airflow's SQLite was busy for {_BUSY_SECONDS} s: run the command again") from error
-                time.sleep(_POLL_SECONDS)
+        return self.api.create_backfill(wanted)
 
     def _follow(self, backfill: dict[str, Any]) -> list[dict[str, Any]]:
         """Until Airflow says that the backfill is complete."""

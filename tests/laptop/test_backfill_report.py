@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from include import domains
+from include.laptop import airflow_api
 from include.laptop import backfill as module
-from include.laptop.airflow_api import TaskState
+from include.laptop.airflow_api import AirflowApi, TaskState
 from include.laptop.backfill import Backfill
 from include.laptop.processes import StackError
 
@@ -95,17 +96,16 @@ def test_days_that_ran_by_the_schedule_are_no_backfill(monkeypatch: pytest.Monke
 def test_a_busy_database_is_tried_again_until_what_it_half_made_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [StackError("503 Database is locked. …"), StackError("409 There is already a running backfill for dag …"), {"id": 2}]
 
-    def call(method: str, path: str, json: dict[str, Any]) -> dict[str, Any]:
+    def call(self: AirflowApi, method: str, path: str, json: dict[str, Any]) -> dict[str, Any]:
         answer = answers.pop(0)
         if isinstance(answer, StackError):
             raise answer
         return answer
 
-    monkeypatch.setattr(module, "_POLL_SECONDS", 0.0)
-    stack: Any = SimpleNamespace()
-    backfill = Backfill(stack, domains.get("card_payments"), date(2026, 3, 4), date(2026, 3, 25))
-    backfill.api, backfill.dag_id = SimpleNamespace(call=call), "card_payments.train_model"  # type: ignore[assignment]
-    assert backfill._create() == {"id": 2}
+    monkeypatch.setattr(airflow_api, "_BUSY_WAITS", (0.0,))
+    monkeypatch.setattr(AirflowApi, "call", call)
+    api = AirflowApi.__new__(AirflowApi)  # without a server there is no login
+    assert api.create_backfill({}) == {"id": 2}
     answers.append(StackError("409 There is already a running backfill for dag …"))
     with pytest.raises(StackError, match="409"):  # somebody else's
-        backfill._create()
+        api.create_backfill({})

@@ -73,7 +73,7 @@ def test_past_windows_can_be_looked_at_again_and_wake_nobody(main_job: Demo) -> 
     known = alarms(main_job)
     last = date.fromisoformat(main_job.summary["drift"]["found"]) + timedelta(days=3)
     wanted = {"dag_id": DAG, "from_date": f"{last - timedelta(days=1)}T00:00:00Z", "to_date": f"{last}T23:59:59Z", "max_active_runs": 1}
-    main_job.api.call("POST", "/backfills", json=wanted | {"reprocess_behavior": "failed"})
+    main_job.api.create_backfill(wanted | {"reprocess_behavior": "failed"})
     deadline = time.monotonic() + 300
     while True:
         runs = [run for run in main_job.api.runs(DAG) if run["run_type"] == "backfill"]

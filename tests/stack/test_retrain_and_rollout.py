@@ -160,7 +160,7 @@ def test_a_backfill_retrains_history_and_touches_nothing_live(main_job: Demo, ro
     store = open_store(main_job.stack.experiments_url)
     experiment = store.current(NAME)
     wanted = {"dag_id": DAG, "from_date": "2026-05-10T00:00:00Z", "to_date": "2026-05-20T00:00:00Z", "max_active_runs": 1}
-    main_job.api.call("POST", "/backfills", json=wanted | {"reprocess_behavior": "failed"})
+    main_job.api.create_backfill(wanted | {"reprocess_behavior": "failed"})
     run = wait_until(lambda: next((run for run in main_job.api.runs(DAG) if run["run_type"] == "backfill"), None), "the backfill's run", 120)
     assert main_job.api.follow(DAG, run["dag_run_id"], 300, lambda _: None) == "success"
     states = {task.task_id: task.state for task in main_job.api.tasks(DAG, run["dag_run_id"])}
