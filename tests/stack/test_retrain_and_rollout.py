@@ -100,8 +100,8 @@ def test_no_request_was_unanswered_for_longer_than_the_restart_of_what_was_kille
     days: RolloutDays, rollout: dict[str, Any], killer: Killer
 ) -> None:
     longest = max(seconds for (_, name), seconds in killer.down.items() if name in {"gateway", "sagemaker"})
-    tries_again_every = 1.0
-    assert days.longest_seconds <= longest + tries_again_every + 1, (days.longest_seconds, killer.down)
+    until_models_are_loaded = 10.0  # after the server is up; and it is tried again every second
+    assert days.longest_seconds <= longest + until_models_are_loaded, (days.longest_seconds, killer.down)
 
 
 def test_the_share_grew_step_by_step_within_its_caps(main_job: Demo, rollout: dict[str, Any]) -> None:
