@@ -11,7 +11,7 @@ Every write is one transaction: it is there whole, with its history, or not at a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from include.lifecycle.experiment import LATENCY_BOUNDS_MS, SCORE_CELLS, Command, Entry, Experiment, GatewayHealth, VariantCounts
-from include.lifecycle.rollout import advance
+from include.lifecycle.rollout import Advance, advance
 
 COMMANDS_AT_ONCE = 40
 """How many commands are handed out, oldest first, before those are done: with their entries they fit into one transaction (DynamoDB: 100 items)."""
@@ -114,24 +114,47 @@ def open_store(url: str, *, client: Any = None, kms_key: str | None = None, tags
     raise ValueError(f"{url!r} is no experiment store: sqlite:///<absolute path of a file> or dynamodb://<table>[?region=<region>]")
 
 
-def heed(store: ExperimentStore, experiment: str, command: Command, now: str) -> Experiment:
-    """Gives the command and does it at once, with what else waits, so that a stop needs no scheduler; what it became is answered.
+def change(store: ExperimentStore, experiment: str, decide: Callable[[Experiment], Advance], now: str) -> Experiment:
+    """Stores what ``decide`` makes of the experiment, and decides anew where somebody else was faster; what is stored then is answered. Without
+    entries or commands that were done, nothing is stored.
 
-    ``now``: the clock's instant, ISO 8601, UTC. Given again, a command that was done changes nothing; one that cannot be done changes nothing but
-    the history, which says why. VersionConflict, the command waiting in the store, where others wrote five times in between.
-    """
-    store.give(experiment, command)
+    ``now``: the clock's instant, ISO 8601, UTC: that of a new step, and of the ramp's beginning, which gateways get to know of after it.
+    VersionConflict where others wrote five times in between."""
     for _ in range(_TRIES):
         present = store.get(experiment)
-        after = advance(present, as_of=present.as_of, evidence=None, readings=(), commands=store.commands(experiment))
-        if not after.done:  # done by somebody else, maybe since ``present`` was read
-            return store.get(experiment)
-        changed = after.experiment if after.experiment.step == present.step else after.experiment.but(step_began=now)
+        after = decide(present)
+        if not after.entries and not after.done:
+            return present
         try:
-            return store.save(changed, after.entries, after.done)
+            return store.save(_stamped(present, after.experiment, now), after.entries, after.done)
         except VersionConflict:
             continue
-    raise VersionConflict(f"{experiment}: {_TRIES} times somebody else was faster; the command {command.id} is in the store, and waits")
+    raise VersionConflict(f"{experiment}: {_TRIES} times somebody else was faster")
+
+
+def heed(store: ExperimentStore, experiment: str, command: Command | None, now: str) -> Experiment:
+    """Does at once what people have asked for and nobody has done yet, so that a stop needs no scheduler; what the experiment became is answered.
+
+    ``command``: one that is given before that, or None. Given again, one that was done changes nothing; one that cannot be done changes nothing
+    but the history, which says why. VersionConflict as ``change`` has it: the command waits in the store."""
+    if command:
+        store.give(experiment, command)
+
+    def asked(present: Experiment) -> Advance:
+        return advance(present, as_of=present.as_of, evidence=None, readings=(), commands=store.commands(experiment))
+
+    try:
+        change(store, experiment, asked, now)
+    except VersionConflict as conflict:
+        waits = f"; the command {command.id} is in the store, and waits" if command else ""
+        raise VersionConflict(f"{conflict}{waits}") from conflict
+    return store.get(experiment)  # somebody else may have done it since it was read
+
+
+def _stamped(before: Experiment, after: Experiment, now: str) -> Experiment:
+    if after.step == before.step:
+        return after
+    return after.but(step_began=now, ramp_began=after.ramp_began or (now if after.stage == "ramp" else ""))
 
 
 def running(experiment: Experiment) -> ExperimentRunning:

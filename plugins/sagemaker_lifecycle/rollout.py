@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from airflow.providers.amazon.aws.triggers.sagemaker import SageMakerTrigger
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from asgiref.sync import sync_to_async
 from botocore.exceptions import ClientError
 
@@ -247,33 +247,26 @@ class RolloutStageOperator(WatchingOperator):
 
     def _advanced(self, found: dict[str, Any] | None) -> Experiment:
         """The experiment after a look, stored, with the endpoint's weights like its share."""
-        from include.stores.experiments import VersionConflict
+        from include.stores.experiments import change
 
         if found is not None:
             self._keep(found)
-        for _ in range(5):
-            try:
-                present = self._moved(found)
-                break
-            except VersionConflict as conflict:  # somebody else has written: look at what
-                self.log.info("%s", conflict)
-        else:
-            raise AirflowException(f"the state of rollout {self.experiment} changed five times in a row while it was looked at")
+        store = experiment_store()
+        present = change(store, self.experiment, lambda present: self._decided(store, present, found), _clock())
         if self.stage == "ramp" or present.ended:
             mirror_share(present)
         return present
 
-    def _moved(self, found: dict[str, Any] | None) -> Experiment:
-        store = experiment_store()
-        present, commands = store.get(self.experiment), store.commands(self.experiment)
+    def _decided(self, store: ExperimentStore, present: Experiment, found: dict[str, Any] | None) -> Advance:
         if present.stage != self.stage:
-            return present
+            return Advance(present)
+        commands = store.commands(self.experiment)
         readings = readings_of(store, present, (found or {}).get("sample_ratio")) if _is_split(present) else []
         after = advance(present, as_of=found["as_of"] if found else present.as_of, evidence=found, readings=readings, commands=commands)
         store.note_watched(self.experiment, _clock())
         for entry in after.entries:
             self.log.info("%s, as of %s, share %.3g (cap %.3g): %s", entry.stage, entry.as_of, entry.share, entry.cap, entry.says)
-        return store.save(_stamped(present, after.experiment), after.entries, after.done) if after.entries else present
+        return after
 
     def _keep(self, found: Mapping[str, Any]) -> None:
         """The stage's latest evidence, for the page."""
@@ -309,31 +302,14 @@ def mirror_share(experiment: Experiment) -> None:
     set_weights(experiment.endpoint, experiment.share, may_be_single=experiment.stage != "ramp")
 
 
-def _stamped(before: Experiment, after: Experiment) -> Experiment:
-    """With the clock's instant of a new step, and of the ramp's beginning: gateways get to know of it after that."""
-    if after.step == before.step:
-        return after
-    now = _clock()
-    return after.but(step_began=now, ramp_began=now if after.stage == "ramp" and not after.ramp_began else after.ramp_began)
-
-
-def _change(identity: str, change: Callable[[Experiment], Advance]) -> Experiment:
-    """Stores what ``change`` makes of the experiment; the same again changes nothing. What a person has asked for meanwhile is done first, so
-    ``change`` may find the experiment in any stage."""
-    from include.stores.experiments import VersionConflict
+def _change(identity: str, decide: Callable[[Experiment], Advance]) -> Experiment:
+    """Stores what ``decide`` makes of the experiment; the same again changes nothing. What a person has asked for meanwhile is done first, so
+    ``decide`` may find the experiment in any stage."""
+    from include.stores.experiments import change, heed
 
     store = experiment_store()
-    for _ in range(5):
-        present = store.get(identity)
-        try:
-            if commands := store.commands(identity):
-                heeded = advance(present, as_of=present.as_of, evidence=None, readings=(), commands=commands)
-                present = store.save(_stamped(present, heeded.experiment), heeded.entries, heeded.done)
-            after = change(present)
-            return store.save(_stamped(present, after.experiment), after.entries) if after.entries else present
-        except VersionConflict as conflict:
-            log.info("%s", conflict)
-    raise AirflowException(f"the state of rollout {identity} changed five times in a row while it was written")
+    heed(store, identity, None, _clock())
+    return change(store, identity, decide, _clock())
 
 
 def enter_ramp(domain: Domain, identity: str, endpoint_config: str, decision: str) -> dict[str, Any]:
@@ -405,7 +381,7 @@ def steer(domain: Domain, context: Context) -> dict[str, Any]:
         why=params["why"],
         share=params["share"] if params["action"] == "set_share" else None,
     )
-    done = heed(store, present.id, command, now=_clock())
+    done = heed(store, present.id, command, _clock())
     came = [entry.says for entry in store.history(present.id) if entry.version > present.version]
     if came and came[-1].startswith(NOT_DONE):
         raise AirflowFailException(came[-1])
