@@ -16,6 +16,10 @@ _PAGE = 100
 _BUSY_WAITS = (1.0, 2.0, 4.0, 8.0)
 """Seconds between tries where SQLite, the laptop's database of Airflow, is busy."""
 _BUSY_SECONDS = 600
+_ANSWER_SECONDS = 120
+"""Within which Airflow answers: longer than SQLite itself waits for a lock, see ``stack.SQLITE_LOCK_SECONDS``."""
+_DATABASE_ERROR = "Database error"
+"""Airflow's reason where its database failed a request. The request's session was rolled back then."""
 _LOCKED, _RUNNING = "Database is locked", "already a running backfill"
 """What Airflow says where its SQLite was busy when a backfill was to be made, and while one runs."""
 
@@ -29,10 +33,10 @@ class TaskState:
 
 
 class AirflowApi:
-    """``url``: the api-server's. Logs in with a user's name and password."""
+    """``url``: the api-server's. Logs in with a user's name and password. ``transport``: another way to it, such as a test's."""
 
-    def __init__(self, url: str, user: str, password: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=60)
+    def __init__(self, url: str, user: str, password: str, transport: httpx.BaseTransport | None = None) -> None:
+        self._client = httpx.Client(base_url=url, timeout=_ANSWER_SECONDS, transport=transport)
         answer = self._client.post("/auth/token", json={"username": user, "password": password})
         if answer.is_error:
             raise StackError(f"Airflow at {url} refused the login of {user}: {answer.text}")
@@ -40,10 +44,19 @@ class AirflowApi:
 
     def call(self, method: str, path: str, **kwargs: Any) -> Any:
         """The answer to a request of Airflow's API v2, as JSON. StackError with its text where it is an error."""
-        answer = self._client.request(method, f"/api/v2{path}", **kwargs)
-        if answer.is_error:
-            raise StackError(f"Airflow: {method} {path}: {answer.status_code} {answer.text}")
-        return answer.json()
+        return self._answer(method, path, **kwargs).json()
+
+    def _answer(self, method: str, path: str, accepted: frozenset[int] = frozenset(), **kwargs: Any) -> httpx.Response:
+        """Tries again where the database failed the request, which then did nothing. StackError where the answer is an error that is not
+        ``accepted``."""
+        for wait in (*_BUSY_WAITS, None):
+            answer = self._client.request(method, f"/api/v2{path}", **kwargs)
+            if not answer.is_error or answer.status_code in accepted:
+                return answer
+            if wait is None or answer.status_code != httpx.codes.INTERNAL_SERVER_ERROR or _DATABASE_ERROR not in answer.text:
+                break
+            time.sleep(wait)
+        raise StackError(f"Airflow: {method} {path}: {answer.status_code} {answer.text}")
 
     def create_backfill(self, wanted: dict[str, Any]) -> dict[str, Any]:
         """Makes the backfill; tries again where SQLite refuses a writer that the scheduler overtakes. Then nothing was made, or a backfill without
@@ -77,17 +90,11 @@ class AirflowApi:
         self.call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
     def trigger(self, dag_id: str, params: dict[str, Any]) -> str:
-        """Starts a run with these parameters; returns its run id. Tries again where Airflow's database is busy: the id is ours, so it starts once."""
+        """Starts a run with these parameters; returns its run id. The id is ours: a request that is made again starts it once."""
         run_id = f"manual__{uuid.uuid4()}"
-        for wait in (*_BUSY_WAITS, None):
-            request = {"logical_date": None, "conf": params, "dag_run_id": run_id}
-            answer = self._client.post(f"/api/v2/dags/{dag_id}/dagRuns", json=request)
-            if not answer.is_error or answer.status_code == httpx.codes.CONFLICT:
-                return run_id
-            if answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR or wait is None:
-                raise StackError(f"Airflow: POST /dags/{dag_id}/dagRuns: {answer.status_code} {answer.text}")
-            time.sleep(wait)
-        raise AssertionError("unreachable")
+        request = {"logical_date": None, "conf": params, "dag_run_id": run_id}
+        self._answer("POST", f"/dags/{dag_id}/dagRuns", frozenset({httpx.codes.CONFLICT}), json=request)
+        return run_id
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         """The DAG's runs, newest first."""
@@ -131,10 +138,9 @@ class AirflowApi:
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         """What a task returned; None where it returned nothing."""
-        answer = self._client.get(
-            f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}", params={"deserialize": True}
-        )
-        return None if answer.status_code == httpx.codes.NOT_FOUND else answer.raise_for_status().json()["value"]
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        answer = self._answer("GET", path, frozenset({httpx.codes.NOT_FOUND}), params={"deserialize": True})
+        return None if answer.status_code == httpx.codes.NOT_FOUND else answer.json()["value"]
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
         """The text of a task's log."""

@@ -28,6 +28,9 @@ PREFERRED_PORTS = {"airflow": 8080, "ministack": 4566, "sagemaker": 4580, "gatew
 PRELOADED = ("numpy", "pandas", "pyarrow.parquet", "duckdb", "xgboost", "scipy.stats", "sklearn.metrics", "boto3", "great_expectations")
 """What the jobs' parent process imports once, so that a job starts in milliseconds."""
 READY_SECONDS = 180
+SQLITE_LOCK_SECONDS = 60
+"""How long a component of Airflow waits for another's transaction. Python's five seconds are too few where the DAG processor stores all DAGs on a
+busy machine: the API answered 500."""
 
 CLOUDWATCH_TOPIC = "fraud-lifecycle-cloudwatch-alarms"
 """What a CloudWatch alarm on this stack names as its action, for ``receive_alarms`` to hear of it."""
@@ -186,7 +189,7 @@ class Stack:
             "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{'admin' if user == 'admin' else 'op'}" for user in self.file.passwords),
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url('airflow')}/execution/",
-            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout={SQLITE_LOCK_SECONDS}",
             "API__HOST": "127.0.0.1",
             "API__PORT": str(self.file.ports["airflow"]),
             "API__BASE_URL": self.url("airflow"),
