@@ -73,5 +73,5 @@ lock:  ## requirements*.txt from requirements*.in (needs uv)
 	@uv pip compile --quiet --python-version 3.11 requirements-ministack.in -o requirements-ministack.txt
 	@uv pip compile --quiet --python-version 3.11 requirements-spark.in -o requirements-spark.txt
 
-clean: down  ## forget the stack's state (.local but for its virtual environments)
+clean: down  ## forget all stacks and measured figures (.local but for its virtual environments)
 	@test ! -d .local || find .local -mindepth 1 -maxdepth 1 ! -name venvs -exec rm -rf {} +

@@ -11,13 +11,14 @@ have matured since: the **ageing matrix**.
    opens it: heat maps by metric, what a week more of age costs, and what retraining every 1, 2, 4, 8 weeks or never would have cost. The log
    ends with the answer in one sentence; beside the report lie `ageing.json` and `ageing.csv`.
 
-Nothing live is touched. The same without Airflow: `python -m include.jobs history --domain card_payments`.
+Nothing live is touched. The same without Airflow: `make job CMD="history --domain card_payments"` (`python -m include.jobs history …` with
+`FRAUD_BUCKET` set, elsewhere).
 
 ### Runbook
 
 | The log says | What to do |
 |---|---|
-| `… has no model from a backfill` | The run was skipped. `airflow backfill create --dag-id <domain>.train_model --from-date … --to-date …` |
+| `… has no model from a backfill` | The run was skipped. `airflow backfill create --dag-id <domain>.train_model --from-date … --to-date …`; on the laptop `make backfill`. |
 | `these … models were measured before` | The run was skipped: nothing new. Trigger the DAG by hand to measure again, on later labels. |
 | **wait_for_backfill** keeps waiting | Runs of `train_model` are queued or running: is that DAG, or the backfill, paused? After two days the task fails; clear it when they have ended. |
 | `The models are too young to tell` | Labels have not matured since. There is no report yet: make a backfill over earlier dates, or trigger the DAG later, or with shorter periods. |

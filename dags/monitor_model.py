@@ -19,6 +19,8 @@ The user sets one number, the false alarms a year (`Monitoring` in the domain's 
 
     airflow backfill create --dag-id auto_claims.monitor_model --from-date 2026-04-01 --to-date 2026-04-30
 
+(on the laptop `make airflow CMD="backfill create …"`)
+
 analyses past windows with the labels known then, under the model that is live now. It publishes nothing and raises no alarm; what a daily run would
 have done stands in the log of **sound_alarm**. Days without captured requests are scored from the feature store.
 

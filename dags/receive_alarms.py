@@ -1,8 +1,9 @@
 """
 ### CloudWatch alarms from outside, stored as drift alarms of the domain they belong to
 
-A CloudWatch alarm (on the endpoint's latency, on errors, on a metric of `FraudLifecycle/Monitoring`, on anything) tells an SNS topic, the topic a
-queue, and the queue this DAG, through an asset watcher. One DAG for all domains, because they share the queue.
+A CloudWatch alarm (on a metric of `FraudLifecycle/Monitoring`, or of your own) tells an SNS topic, the topic a
+queue, and the queue this DAG, through an asset watcher. One DAG for all domains, because they share the queue. **Each alarm begins `retrain_and_rollout`**
+of its domain: let only those about drift come here, and the others go to whoever is on call.
 
 1. **read**: which messages are alarms, and whose. An alarm belongs to the domain that its dimension `Domain` or `EndpointName` names, or whose name
    its own begins with (`auto-claims-…`);

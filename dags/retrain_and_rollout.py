@@ -41,7 +41,7 @@ An approver is asked before 6 and before 7 where the domain says so (`Rollout.ap
 | `… is live by now, and the challenger was compared with …` from **close_without_rollout** or **begin_shadow** | Somebody has deployed another model meanwhile. Trigger this DAG again. |
 | **ask_before_ramp** or **ask_before_promotion** waits | One of the domain's approvers answers on the task's page (*Required actions*); marking the task as done is no answer (`nobody has answered …`). A no, or no answer in time (`Nobody answered … in time`), and the rollout ends as stopped. |
 | `a guardrail tripped: …` from **run_ramp** | The champion has all traffic again. The page says which limit; mend the cause, then trigger this DAG. |
-| `heartbeat` among the guardrails | No gateway gives a sign of life: start it (`python -m include.gateway`). Without one nothing assigns entities. |
+| `heartbeat` among the guardrails | No gateway gives a sign of life: start it (`make up` on the laptop, `docker compose up -d gateway`, your own service on AWS). Without one nothing assigns entities. |
 | `… failed before a rollout began` from **settle** | Nothing live was touched, and the alarms stay open: mend the cause, then clear the task that failed, with what follows it. |
 | `… failed: the champion has all traffic again` from **tell** | A task failed after its retries. Mend the cause and trigger the DAG again, for its alarms are open again: a rollout that has ended is not resumed. |
 """

@@ -17,10 +17,9 @@ Scoring a day again, with the same features and the same model, gives the same b
 
 Analysts fill in `label` (1 or fraud, 0 or genuine; empty is undecided) and, where they like, `decided_at` (UTC), `decided_by` and `note`:
 
-    python -m include.jobs record-decisions --domain card_payments --queue queue.csv --decided-by "A. Analyst" \\
-        --decided-at 2026-03-31T16:00:00Z --land
+    make job CMD="record-decisions --domain card_payments --queue queue.csv --decided-by ana --decided-at 2026-03-31T16:00:00Z --land"
 
-checks every line, refuses the file whole where one is wrong, and writes a landing file of labels for the day of the latest decision; without
+(`python -m include.jobs record-decisions …` with `FRAUD_BUCKET` set, off the laptop) checks every line, refuses the file whole where one is wrong, and writes a landing file of labels for the day of the latest decision; without
 `--land` it only checks. The next run of `ingest_data` over that day takes it (its schedule looks back a week; for older decisions trigger it by hand).
 
 ### Runbook

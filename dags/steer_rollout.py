@@ -15,7 +15,7 @@ or two, and the run of `retrain_and_rollout` changes the endpoint and the regist
 |---|---|
 | `no rollout of … is under way` | There is nothing to steer. To go back to an earlier model, trigger `deploy_model` with its package. |
 | the endpoint still carries both models | Does `retrain_and_rollout` run, and the triggerer? They take the second variant away; gateways do not send anybody to it any more. |
-| this DAG cannot run, because Airflow is down | `python -m include.jobs steer`, or the gateway's `POST /v1/experiments/<domain>/commands`: neither needs Airflow. |
+| this DAG cannot run, because Airflow is down | `make job CMD='steer --domain … --action stop --why "…"'` (`python -m include.jobs steer …` with `FRAUD_EXPERIMENTS` set, off the laptop), or the gateway's `POST /v1/experiments/<domain>/commands`: neither needs Airflow. |
 """
 
 from datetime import timedelta

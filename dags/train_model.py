@@ -19,12 +19,14 @@ history as it would have been; its models go to the history group of the registr
 
     airflow backfill create --dag-id auto_claims.train_model --from-date 2026-03-01 --to-date 2026-05-31
 
+(on the laptop `make airflow CMD="backfill create …"`), or `make backfill`, which shows its progress
+
 ### Runbook
 
 | The log says | What to do |
 |---|---|
 | `refused: … events` or `… positives` from **build_dataset** | Too little matured truth as of then. Choose a later as-of, or land more history and labels. |
-| `gate: failed` and **choose_approval** ends the run | The report says which rule failed. The package is registered as Rejected; the champion stays. |
+| `Registered … (Rejected)` from **register**, and **choose_approval** ends the run | The report says which rule failed. The package is registered as Rejected; the champion stays. |
 | **ask_for_approval** waits | One of the domain's approvers answers on the task's page (*Required actions*). Without an answer in time it fails; clear it to ask again. |
 | `SageMaker job … ended as Failed` | The end of the job's own log stands above it. Clear the task: it starts the next job. |
 """

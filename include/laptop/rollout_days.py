@@ -52,7 +52,8 @@ def broken_features(domain: Domain) -> tuple[str, ...]:
 
 @dataclass
 class RolloutDays:
-    """``days``: the live days that ended with the alarm. ``between``: called with the rollout's stage whenever days begin to pass."""
+    """``days``: the live days that ended with the alarm. ``between``: called with the rollout's stage whenever days begin to pass, with
+    ``retraining`` and with ``end`` when these begin."""
 
     days: LiveDays
     scenario: Scenario = "better_challenger"
@@ -77,7 +78,8 @@ class RolloutDays:
             self._pass_until(lambda: self._task("wait_for_labels") in _DONE, first=maturity.days + 21, asked=False)
             self.fell = self._measured()
         with demo.stage("rollout_retrain", f"{self.dag_id}: retraining, and the comparison on the same later events"):
-            self._wait(lambda: self._task("bring_shadow") in _DONE, 600)
+            self.between("retraining")
+            self._wait(lambda: self._task("bring_shadow") in _DONE, 900)
         if self._experiment() is None:
             raise StackError(f"the retrained model was not better offline, so there is no rollout: see {self.dag_id}, run {self.run_id}")
         with demo.stage("rollout_shadow", f"{self.dag_id}: the challenger scores a copy of the traffic"):
@@ -86,7 +88,8 @@ class RolloutDays:
             self._wait(lambda: self._stage() not in {"shadow", "proven"} or self._ended(), 120)
             self._ramp()
         with demo.stage("rollout_end", f"{self.dag_id}: the endpoint and the registry"):
-            state = demo.api.follow(self.dag_id, self.run_id, 300, self._show)
+            self.between("end")
+            state = demo.api.follow(self.dag_id, self.run_id, 600, self._show)
         if state != "success":
             raise StackError(f"{self.dag_id} failed: {demo.stack.browser_url('airflow')}/dags/{self.dag_id}/runs/{self.run_id}")
         return self._summary()

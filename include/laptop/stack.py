@@ -24,13 +24,13 @@ from include.lifecycle.processors import VARIABLE, usable_processors
 from include.settings import ROOT, load
 from include.stores.experiments import open_store
 
-PREFERRED_PORTS = {"airflow": 8080, "ministack": 4566, "sagemaker": 4580, "gateway": 8090}
+PREFERRED_PORTS = {"airflow": 8080, "ministack": 4566, "sagemaker": 4580, "gateway": 8090, "execution-api": 8091}
 PRELOADED = ("numpy", "pandas", "pyarrow.parquet", "duckdb", "xgboost", "scipy.stats", "sklearn.metrics", "boto3", "great_expectations")
 """What the jobs' parent process imports once, so that a job starts in milliseconds."""
 READY_SECONDS = 180
-SQLITE_LOCK_SECONDS = 60
-"""How long a component of Airflow waits for another's transaction. Python's five seconds are too few where the DAG processor stores all DAGs on a
-busy machine: the API answered 500."""
+SQLITE_LOCK_SECONDS = 20
+"""How long a component of Airflow waits for another's transaction. Python's five seconds can be too few where the DAG processor stores all DAGs on a
+busy machine."""
 
 CLOUDWATCH_TOPIC = "fraud-lifecycle-cloudwatch-alarms"
 """What a CloudWatch alarm on this stack names as its action, for ``receive_alarms`` to hear of it."""
@@ -188,7 +188,7 @@ class Stack:
             "CORE__FERNET_KEY": self.file.fernet_key,
             "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{'admin' if user == 'admin' else 'op'}" for user in self.file.passwords),
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
-            "CORE__EXECUTION_API_SERVER_URL": f"{self.url('airflow')}/execution/",
+            "CORE__EXECUTION_API_SERVER_URL": f"{self.url('execution-api')}/execution/",
             "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout={SQLITE_LOCK_SECONDS}",
             "API__HOST": "127.0.0.1",
             "API__PORT": str(self.file.ports["airflow"]),
@@ -273,7 +273,16 @@ class Stack:
                 lambda: _answers(f"{self.url('gateway')}/healthz"),
                 self.file.ports["gateway"],
             ),
-            Service("api-server", [*airflow, "api-server"], environment, lambda: _answers(api), self.file.ports["airflow"]),
+            # Two servers, for one would wait for itself: Airflow's audit log blocks its event loop until SQLite is free, and where a task's request
+            # is in its transaction, that needs the loop to end it.
+            Service("api-server", [*airflow, "api-server", "--apps", "core"], environment, lambda: _answers(api), self.file.ports["airflow"]),
+            Service(
+                "execution-api",
+                [*airflow, "api-server", "--apps", "execution", "--port", str(self.file.ports["execution-api"])],
+                environment,
+                lambda: _answers(f"{self.url('execution-api')}/execution/health"),
+                self.file.ports["execution-api"],
+            ),
             Service("scheduler", [*airflow, "scheduler", "--skip-serve-logs"], scheduler_environment, lambda: self._healthy("scheduler")),
             Service("dag-processor", [*airflow, "dag-processor"], environment, lambda: self._healthy("dag_processor")),
             Service("triggerer", [*airflow, "triggerer", "--skip-serve-logs"], environment, lambda: self._healthy("triggerer")),
@@ -317,7 +326,7 @@ class Stack:
 
     def down(self) -> list[str]:
         """Stops every process of the stack, Airflow first; returns their names. State stays."""
-        order = ["scheduler", "triggerer", "dag-processor", "api-server", "gateway", "sagemaker", "ministack"]
+        order = ["scheduler", "triggerer", "dag-processor", "execution-api", "api-server", "gateway", "sagemaker", "ministack"]
         known = self.processes.names()
         stopped = [name for name in order if name in known]
         for name in stopped:

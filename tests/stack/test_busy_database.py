@@ -5,6 +5,7 @@ import threading
 import time
 from contextlib import closing
 
+import httpx
 import pytest
 
 from include.laptop import airflow_api
@@ -31,3 +32,10 @@ def test_another_transaction_makes_airflow_slow_not_wrong(stack: Stack, monkeypa
         api.unpause(DAG)
         assert time.monotonic() - started > LOCKED_SECONDS - 1, "the request did not wait: the transaction locked nothing"
         release.join()
+
+
+def test_tasks_and_persons_are_answered_by_different_processes(stack: Stack) -> None:
+    """In one process a person's request would block the loop that a task's request needs to end its transaction."""
+    stack.up()
+    answers = {service: "healthy" in httpx.get(f"{stack.url(service)}/execution/health").text for service in ("airflow", "execution-api")}
+    assert answers == {"airflow": False, "execution-api": True}

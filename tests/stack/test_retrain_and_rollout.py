@@ -25,15 +25,18 @@ DAG = f"{NAME}.retrain_and_rollout"
 
 
 class Killer:
-    """Kills what the rollout rests on while days pass, one thing at a time, and brings it up again, as a supervisor would."""
+    """Kills what the rollout rests on in each of its phases, one thing at a time, and brings it up again, as a supervisor would."""
 
     def __init__(self, demo: Demo) -> None:
         self.demo = demo
         self.plan = {
-            "none": ["scheduler", "triggerer"],  # while labels are waited for
-            "shadow": ["gateway", "sagemaker", "triggerer"],
-            "ramp": ["scheduler", "gateway", "triggerer", "sagemaker"],
+            "none": [["scheduler"], ["triggerer"]],  # while labels are waited for
+            "retraining": [["sagemaker", "scheduler", "triggerer"]],  # the first with the jobs in it
+            "shadow": [["gateway"], ["sagemaker"], ["triggerer"]],
+            "ramp": [["scheduler"], ["gateway"], ["triggerer"], ["sagemaker"]],
+            "end": [["scheduler", "sagemaker"]],
         }
+        """Phase → what is killed each time that it is announced."""
         self.down: dict[tuple[str, str], float] = {}
         """(stage, what) → seconds from the kill until it was up again."""
         self.pool = ThreadPoolExecutor(1)
@@ -42,15 +45,19 @@ class Killer:
     def __call__(self, stage: str) -> None:
         self.finish()
         if self.plan.get(stage):
-            self.under_way = self.pool.submit(self._kill, stage, self.plan[stage].pop(0))
+            self.under_way = self.pool.submit(self._kill_all, stage, self.plan[stage].pop(0))
 
     def finish(self) -> None:
         """Until what was killed is up again; with what went wrong then."""
         if self.under_way is not None:
             self.under_way.result(300)
 
+    def _kill_all(self, stage: str, names: list[str]) -> None:
+        for name in names:
+            time.sleep(4)
+            self._kill(stage, name)
+
     def _kill(self, stage: str, name: str) -> None:
-        time.sleep(4)
         process = self.demo.stack.processes.process(name)
         assert process is not None, name
         begun = time.monotonic()
@@ -86,7 +93,13 @@ def get(demo: Demo, path: str) -> Any:
 
 def test_the_retrained_model_is_promoted_although_everything_was_killed(main_job: Demo, rollout: dict[str, Any], killer: Killer) -> None:
     assert rollout["stage"] == "promoted", rollout
-    assert set(killer.down) >= {("none", "scheduler"), ("shadow", "gateway"), ("shadow", "sagemaker"), ("ramp", "scheduler"), ("ramp", "gateway")}
+    assert set(killer.down) >= {
+        ("none", "scheduler"),
+        *(("retraining", name) for name in ("sagemaker", "scheduler", "triggerer")),
+        *(("shadow", name) for name in ("gateway", "sagemaker")),
+        *(("ramp", name) for name in ("scheduler", "gateway")),
+        *(("end", name) for name in ("scheduler", "sagemaker")),
+    }
     registry = main_job.stack.client("sagemaker")
     described: Any = registry.describe_model_package(ModelPackageName=rollout["challenger"])
     assert described["ModelApprovalStatus"] == "Approved"
