@@ -39,7 +39,8 @@ An approver is asked before 6 and before 7 where the domain says so (`Rollout.ap
 | `… ends here: the gate refused it` from **close_without_rollout** | The report of **evaluate** says which rule failed. The package is registered as Rejected; the champion stays. |
 | `… ends here: the challenger does not want the champion's features` from **close_without_rollout** | `features.sql` has changed since, and one request cannot serve both models. Release a model of `train_model` instead. |
 | `… is live by now, and the challenger was compared with …` from **close_without_rollout** or **begin_shadow** | Somebody has deployed another model meanwhile. Trigger this DAG again. |
-| **ask_before_ramp** or **ask_before_promotion** waits | One of the domain's approvers answers on the task's page (*Required actions*); marking the task as done is no answer (`nobody has answered …`). A no, or no answer in time (`Nobody answered … in time`), and the rollout ends as stopped. |
+| **ask_before_ramp** or **ask_before_promotion** waits | One of the domain's approvers answers on the task's page (*Required actions*); marking the task as done is no answer (`nobody has answered …`). A no, or no answer in time (`Nobody answered … in time`), and the rollout ends as stopped. Marking it as failed is a failure of the run: rolled back. |
+| `… so the question is taken back` from **ask_before_ramp** or **ask_before_promotion** | The rollout has ended while it was asked. Nothing to do: **settle** follows. |
 | `a guardrail tripped: …` from **run_ramp** | The champion has all traffic again. The page says which limit; mend the cause, then trigger this DAG. |
 | `heartbeat` among the guardrails | No gateway gives a sign of life: start it (`make up` on the laptop, `docker compose up -d gateway`, your own service on AWS). Without one nothing assigns entities. |
 | `… failed before a rollout began` from **settle** | Nothing live was touched, and the alarms stay open: mend the cause, then clear the task that failed, with what follows it. |
@@ -57,7 +58,7 @@ from sagemaker_lifecycle.endpoints import (
     SingleVariantConfigOperator,
 )
 from sagemaker_lifecycle.jobs import DomainProcessingOperator
-from sagemaker_lifecycle.registry import AskForApprovalOperator, SetApprovalOperator
+from sagemaker_lifecycle.registry import SetApprovalOperator
 from sagemaker_lifecycle.tasks import kept_for_the_run, plan_deployment_of, run_smoke_test
 from sagemaker_lifecycle.training import train_and_register
 
@@ -126,15 +127,18 @@ def retrain_and_rollout(domain: Domain) -> None:
             task_id="create_challenger_model", domain=domain.name, model_package=challenger, trial=True
         )
         create_shadow_config = ShadowConfigOperator(task_id="create_shadow_config", domain=domain.name, **both)
-        bring_shadow = BringEndpointToOperator(
-            task_id="bring_shadow", domain=domain.name, endpoint_config=create_shadow_config.output, replaces=[planned["previous_config"]]
-        )
 
         @task(multiple_outputs=True)
         def begin_shadow(run: dict, model_package: str, endpoint_config: str) -> dict:
             return rollout.open_experiment(domain, get_current_context(), run, model_package, endpoint_config)
 
         begun = begin_shadow(run, challenger, create_shadow_config.output)
+        bring_shadow = BringEndpointToOperator(
+            task_id="bring_shadow",
+            domain=domain.name,
+            endpoint_config=begun["endpoint_config"],
+            replaces=[planned["previous_config"], *(_config(name) for name in ("ramp", "single"))],  # of this run, if it was cleared
+        )
         run_shadow = rollout.RolloutStageOperator(task_id="run_shadow", domain=domain.name, experiment=begun["experiment"], stage="shadow")
 
         @task.branch
@@ -149,7 +153,7 @@ def retrain_and_rollout(domain: Domain) -> None:
             task_id="create_ramp_config", domain=domain.name, trigger_rule="none_failed_min_one_success", **both
         )
         bring_ramp = BringEndpointToOperator(
-            task_id="bring_ramp", domain=domain.name, endpoint_config=create_ramp_config.output, replaces=[create_shadow_config.output]
+            task_id="bring_ramp", domain=domain.name, endpoint_config=create_ramp_config.output, replaces=[begun["endpoint_config"]]
         )
 
         @task
@@ -193,7 +197,8 @@ def retrain_and_rollout(domain: Domain) -> None:
             status="Approved",
             model_package=challenger,
             route="approve",
-            decision="{{ ti.xcom_pull(task_ids='ask_before_promotion', key='decision') or 'the rollout' }}: rollout {{ ti.xcom_pull(task_ids='begin_shadow')['experiment'] }}, {{ ti.xcom_pull(task_ids='take_all_traffic')['why'] }}",
+            decision="rollout {{ ti.xcom_pull(task_ids='begin_shadow')['experiment'] }} ({{ ti.xcom_pull(task_ids='ask_before_promotion', key='decision') or 'nobody was asked' }}): {{ ti.xcom_pull(task_ids='take_all_traffic')['why'] }}",
+            pre_execute=rollout.unless_ended,
         )
         create_promoted_model = ModelFromPackageOperator(task_id="create_promoted_model", domain=domain.name, model_package=challenger)
         create_single_config = SingleVariantConfigOperator(task_id="create_single_config", domain=domain.name, model_package=challenger)
@@ -201,8 +206,8 @@ def retrain_and_rollout(domain: Domain) -> None:
             task_id="bring_single",
             domain=domain.name,
             endpoint_config=create_single_config.output,
-            # the shadow's where a person promoted from there
-            replaces=["{{ ti.xcom_pull(task_ids='create_ramp_config') }}", create_shadow_config.output],
+            replaces=[_config("ramp"), begun["endpoint_config"]],  # the shadow's where a person promoted from there
+            pre_execute=rollout.unless_ended,
         )
 
         @task(outlets=[assets.live_model(domain.name)])
@@ -257,16 +262,20 @@ def retrain_and_rollout(domain: Domain) -> None:
     build()
 
 
-def _ask(domain: Domain, task_id: str, question: str, then: str, otherwise: str) -> AskForApprovalOperator:
-    return AskForApprovalOperator(
+def _config(name: str) -> str:
+    """The endpoint configuration of this name that the run has made; None's name where it has made none yet."""
+    return f"{{{{ ti.xcom_pull(task_ids='create_{name}_config') }}}}"
+
+
+def _ask(domain: Domain, task_id: str, question: str, then: str, otherwise: str) -> rollout.AskAboutRolloutOperator:
+    return rollout.AskAboutRolloutOperator(
         task_id=task_id,
         subject=f"{question}? ({domain.title})",
         body="{% set found = ti.xcom_pull(task_ids='run_ramp') or ti.xcom_pull(task_ids='run_shadow') %}Rollout {{ found['experiment'] }}: {{ found['why'] }}\n\n"
         "Challenger: {{ ti.xcom_pull(task_ids='register')['model_package'] }}",
         options=["Approve", "Reject"],
-        params={"why": Param("", type="string", title="Why", description="Kept with the rollout and the model package.")},
+        params={"why": Param("", type="string", maxLength=500, title="Why", description="Kept with the rollout and the model package.")},
         options_mapping={"Approve": then, "Reject": otherwise},
-        unanswered="the rollout ends as stopped",
         assigned_users=[{"id": user, "name": user} for user in domain.approval.approvers],
         response_timeout=domain.approval.response_within,
         trigger_rule="none_failed_min_one_success",

@@ -43,7 +43,7 @@ from include.lifecycle.as_of import iso
 from include.lifecycle.experiment import Command, Experiment
 from include.lifecycle.names import digest
 from include.lifecycle.rollout import refusal
-from include.stores.experiments import ExperimentStore, ExperimentStoreError, heed
+from include.stores.experiments import ExperimentStore, ExperimentStoreError, Heeded, heed
 
 _log = logging.getLogger(__name__)
 _OUTCOMES = TypeAdapter(list[Outcome])
@@ -110,7 +110,8 @@ def application(options: Options, store: ExperimentStore, access: Access) -> Fas
     add("/v1/experiments/{domain}", experiment, methods=["GET"], responses=_ERRORS, summary="How a rollout goes")
     add("/v1/experiments/{domain}/commands", command, methods=["POST"], status_code=202, response_model=CommandAnswer,
         responses=_ERRORS | {409: {"model": ErrorAnswer, "description": "it cannot be done as things stand; `error` says how they stand. "
-        "So is a command answered that has ended the rollout, when it is sent again"}},
+        "So is a command answered that has ended the rollout, when it is sent again; one that was refused because others were faster stays so "
+        "under its id"}},
         summary="Stop, promote or roll back a rollout, or move its share", openapi_extra=_body(CommandRequest.model_json_schema(), {
             "stop": {"action": "stop", "why": "the call centre is swamped"},
             "more": {"action": "set_share", "share": 0.1, "why": "agreed with risk", "id": "CHG-1234"}}))  # fmt: skip
@@ -235,7 +236,11 @@ async def command(request: Request, domain: str) -> Response:
     given = Command(_command_id(asked), asked.action, who, asked.why, asked.share)
     if refused := refusal(found, given):
         raise Problem(409, f"{given.action} of {found.id} is not done: {refused}")
-    after: Experiment = await _of_store(heed, service.store, found.id, given, iso(utc_now()))
+    heeded: Heeded = await _of_store(heed, service.store, found.id, given, iso(utc_now()))
+    if heeded.refused:  # others were faster
+        _log.info("%s asks %s of %s, which is refused: %s", who, asked.action, found.id, heeded.refused)
+        raise Problem(409, f"{found.id}: {heeded.refused}")
+    after = heeded.experiment
     _log.info("%s asks %s of %s (%s now): %s", who, asked.action, found.id, after.stage, asked.why)
     answer = {"id": given.id, "experiment": found.id, "action": given.action, "who": who, "stage": after.stage, "share": after.share}
     return JSONResponse(answer, 202)

@@ -69,13 +69,16 @@ class Plan:
 
 def planned(view: View, request: ScoreRequest, store_down: bool, now: datetime) -> Plan:
     """Who decides. While the store is down nothing it said counts, and what nobody has watched for too long is no rollout any more: the share of
-    the challenger is 0. ``now``: the clock's."""
+    the challenger is 0. So it is while the challenger is to have all, but the endpoint has no variant of it: it was promoted from shadow, and the
+    champion's is still the old model. ``now``: the clock's."""
     experiment = view.experiment
     epoch = epoch_of(request.event_time, experiment.policy.epoch) if experiment else None
     unwatched = view.watched_until is not None and now > view.watched_until
     share = 0.0
     if experiment is not None and not store_down and not unwatched:
         share = {"ramp": experiment.share, "safe": experiment.share, "promoted": 1.0}.get(experiment.stage, 0.0)
+        if share == 1 and CHALLENGER not in view.variants:
+            share = 0.0
     fallback = STORE_DOWN if store_down else UNWATCHED if unwatched else None
     if request.variant is not None:
         return Plan(request.variant, share, 1.0, epoch, fallback, override=True)
@@ -244,7 +247,7 @@ class Scorer:
             except InvocationError as error:
                 if error.kind == "no_variant":
                     self.live.look_again(request.domain)
-                    if plan.share == 1:  # it has all, so it has moved into the champion's slot meanwhile
+                    if plan.share == 1:  # it has all, and a moment ago it had its variant: it has moved into the champion's slot meanwhile
                         return CHAMPION, await self._champion(view, request, row, None), None, None
                 if error.kind != "refused" and not plan.override:
                     breaker.told(well=False, now=time.monotonic())

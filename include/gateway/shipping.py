@@ -94,9 +94,8 @@ class Shipper:
         ``thoroughly``: find all decisions of other gateways that outcomes wait for, too."""
         async with self._round, self._told("shipping"):
             await self.journal.roll()
-            await self.index_segments()
             found = {"decisions": 0, "outcomes": 0, "labels": 0}
-            for segment in self.journal.closed_segments:
+            for segment in await self.index_segments():
                 found["decisions"] += await self._ship_segment(segment)
             for name in self.names:
                 found["outcomes"] += await self._ship_outcomes(name, now)
@@ -118,14 +117,17 @@ class Shipper:
             _log.error("the %s failed, and is done again later: %s", what, self._errors[what])
             raise
 
-    async def index_segments(self) -> None:
-        """The ledger gets to know the decisions of closed segments, whether or not they can leave."""
-        for segment in self.journal.closed_segments:
+    async def index_segments(self) -> tuple[Path, ...]:
+        """The ledger gets to know the decisions of closed segments, whether or not they can leave. Which segments those are: one that a full disk
+        closes meanwhile is not among them, and must not leave before the next round, as no search would ever tell the ledger of it."""
+        segments = self.journal.closed_segments
+        for segment in segments:
             if segment not in self._indexed:
                 lines, _ = await self._in_thread(_decisions, segment)
                 for domain, rows in _by_domain(lines).items():
                     await self._index(domain, rows)
                 self._indexed.add(segment)
+        return segments
 
     async def _ship_segment(self, segment: Path) -> int:
         lines, damaged = await self._in_thread(_decisions, segment)

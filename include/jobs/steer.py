@@ -26,7 +26,7 @@ from include.jobs.context import JobContext, JobError
 from include.lifecycle.as_of import iso
 from include.lifecycle.experiment import ACTIONS, Command, Entry, Experiment
 from include.lifecycle.names import digest
-from include.lifecycle.rollout import NOT_DONE, refusal
+from include.lifecycle.rollout import refusal
 from include.stores.experiments import ExperimentStore, ExperimentStoreError, heed, open_store
 
 STORE_VARIABLE = "FRAUD_EXPERIMENTS"
@@ -55,16 +55,16 @@ def run(options: argparse.Namespace, context: JobContext) -> dict[str, Any]:
         present = store.current(context.domain.name)
         if present is None:
             raise JobError(f"there never was a rollout of {context.domain.name} in this store: is it the right one (--store)?")
-        before, given = present.version, None if options.action == "show" else _checked(present, options)
-        if given:
-            present = heed(store, present.id, given, iso(datetime.now(UTC)))
+        given = None if options.action == "show" else _checked(present, options)
+        heeded = heed(store, present.id, given, iso(datetime.now(UTC))) if given else None
+        if heeded:
+            present = heeded.experiment
         history, waiting = store.history(present.id), store.commands(present.id)
         print(_as_text(present, history, waiting), file=sys.stderr)
-        if given:
-            came = [entry.says for entry in history if entry.version > before]
-            if came and came[-1].startswith(NOT_DONE):  # others were faster
-                raise JobError(f"{present.id}: {' '.join(came)}")
-            print("Done:", *came, file=sys.stderr)
+        if given and heeded:
+            if heeded.refused:  # others were faster
+                raise JobError(f"{present.id}: {heeded.refused}")
+            print(f"Done: {heeded.entry.says if heeded.entry else given.action}", file=sys.stderr)
             print(f"Gateways follow within a second or two; retrain_and_rollout {_FOLLOWS[given.action]}.", file=sys.stderr)
     except ExperimentStoreError as error:
         raise JobError(str(error)) from error

@@ -130,10 +130,12 @@ class RolloutDays:
     def _has_looked(self) -> bool:
         """Whether the rollout has looked at all that was ingested, or is not looking at any more."""
         experiment = self._experiment()
+        midnight = datetime.combine(self.yesterday + timedelta(days=1), datetime.min.time(), UTC)
         if experiment is not None:
-            midnight = datetime.combine(self.yesterday + timedelta(days=1), datetime.min.time(), UTC)
             return experiment.ended or experiment.stage in {"proven", "safe"} or utc(experiment.as_of) >= midnight
-        return self._task("wait_for_labels") in {*_DONE, "deferred"}
+        looked_at = self.demo.api.xcom(self.dag_id, self.run_id, "wait_for_labels", "looked_at")
+        state = self._task("wait_for_labels")  # asked after it: what is deferred now has looked
+        return state in _DONE or (state == "deferred" and looked_at is not None and utc(looked_at) >= midnight)
 
     def _wait(self, done: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -107,7 +107,8 @@ class Command:
 @dataclass(frozen=True)
 class Entry:
     """One line of an experiment's history: what was decided as of an instant, on which evidence. ``version``: the experiment's after it.
-    ``evidence``: what was looked at, small."""
+    ``evidence``: what was looked at, small. ``command``: id of the command that was done or refused; None: of none, and in lines that were stored
+    before there were ids in them."""
 
     version: int
     as_of: str
@@ -117,6 +118,7 @@ class Entry:
     says: str
     who: str
     evidence: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    command: str | None = None
 
 
 @dataclass(frozen=True)

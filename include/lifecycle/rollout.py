@@ -152,8 +152,8 @@ class _Tick:
 
     # ------------------------------------------------------------------------------------------------------------ what changes
 
-    def change(self, says: str, who: str = POLICY, **changes: Any) -> None:
-        """The state with these fields changed, and a line of history that says why."""
+    def change(self, says: str, who: str = POLICY, command: str | None = None, **changes: Any) -> None:
+        """The state with these fields changed, and a line of history that says why. ``command``: see ``Entry``."""
         changed = self.state.but(**changes)
         if changed.stage != self.state.stage:
             changed = changed.but(stage_since=iso(self.as_of), why=says)
@@ -162,7 +162,7 @@ class _Tick:
         self.state = changed
         found = _found(self.evidence, self.readings)
         version = self.before.version + 1
-        self.entries.append(Entry(version, iso(self.as_of), changed.stage, changed.share, changed.cap, says, who, found))
+        self.entries.append(Entry(version, iso(self.as_of), changed.stage, changed.share, changed.cap, says, who, found, command))
 
     def end(self, stage: Stage, says: str, who: str = POLICY, **changes: Any) -> None:
         share = 1.0 if stage == "promoted" else 0.0
@@ -187,17 +187,17 @@ class _Tick:
     def heed(self, command: Command) -> None:
         state, reason = self.state, f"{command.who}: {command.why}"
         if refused := refusal(state, command):
-            self.change(f"{NOT_DONE} ({command.action}), {refused}. Asked for by {reason}", command.who)
+            self.change(f"{NOT_DONE} ({command.action}), {refused}. Asked for by {reason}", command.who, command.id)
         elif command.action == "stop":
-            self.end("stopped", f"Stopped by {reason}", command.who)
+            self.end("stopped", f"Stopped by {reason}", command.who, command=command.id)
         elif command.action == "roll_back":
-            self.end("rolled_back", f"Rolled back by {reason}", command.who)
+            self.end("rolled_back", f"Rolled back by {reason}", command.who, command=command.id)
         elif command.action == "promote":
             lacking = {"shadow": "before it was proven", "proven": "without a ramp"}.get(state.stage, "before its ramp was found safe")
-            self.change(f"To be promoted {lacking}, by the word of {reason}", command.who, stage="safe")
+            self.change(f"To be promoted {lacking}, by the word of {reason}", command.who, command.id, stage="safe")
         else:
             says = f"The challenger's share is {command.share:.1%}, and the cap too, from where it goes on, by {reason}"
-            self.change(says, command.who, share=command.share, cap=command.share, cap_since=iso(self.as_of))
+            self.change(says, command.who, command.id, share=command.share, cap=command.share, cap_since=iso(self.as_of))
 
     # ---------------------------------------------------------------------------------------------------------------- evidence
 

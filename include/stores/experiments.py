@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from include.lifecycle.experiment import LATENCY_BOUNDS_MS, SCORE_CELLS, Command, Entry, Experiment, GatewayHealth, VariantCounts
-from include.lifecycle.rollout import Advance, advance
+from include.lifecycle.rollout import NOT_DONE, Advance, advance
 
 COMMANDS_AT_ONCE = 40
 """How many commands are handed out, oldest first, before those are done: with their entries they fit into one transaction (DynamoDB: 100 items)."""
@@ -132,11 +132,25 @@ def change(store: ExperimentStore, experiment: str, decide: Callable[[Experiment
     raise VersionConflict(f"{experiment}: {_TRIES} times somebody else was faster")
 
 
-def heed(store: ExperimentStore, experiment: str, command: Command | None, now: str) -> Experiment:
-    """Does at once what people have asked for and nobody has done yet, so that a stop needs no scheduler; what the experiment became is answered.
+@dataclass(frozen=True)
+class Heeded:
+    """``experiment``: what it has become. ``entry``: the history's line on the command that was given, whoever did it, and whenever; None without a
+    command, while ``COMMANDS_AT_ONCE`` older ones are before it, and where code did it that kept no ids in the history."""
 
-    ``command``: one that is given before that, or None. Given again, one that was done changes nothing; one that cannot be done changes nothing
-    but the history, which says why. VersionConflict as ``change`` has it: the command waits in the store."""
+    experiment: Experiment
+    entry: Entry | None
+
+    @property
+    def refused(self) -> str:
+        """Why the command was not done, in the history's words; empty where nothing says that it was refused."""
+        return self.entry.says if self.entry is not None and self.entry.says.startswith(NOT_DONE) else ""
+
+
+def heed(store: ExperimentStore, experiment: str, command: Command | None, now: str) -> Heeded:
+    """Does at once what people have asked for and nobody has done yet, so that a stop needs no scheduler.
+
+    ``command``: one that is given before that, or None. Given again, one that was done or refused changes nothing, and the same is answered; one
+    that cannot be done changes nothing but the history, which says why. VersionConflict as ``change`` has it: the command waits in the store."""
     if command:
         store.give(experiment, command)
 
@@ -148,7 +162,9 @@ def heed(store: ExperimentStore, experiment: str, command: Command | None, now: 
     except VersionConflict as conflict:
         waits = f"; the command {command.id} is in the store, and waits" if command else ""
         raise VersionConflict(f"{conflict}{waits}") from conflict
-    return store.get(experiment)  # somebody else may have done it since it was read
+    # somebody else may have done it, now or long ago: so its line is looked for in all of the history, and the state is read anew
+    entry = next((entry for entry in store.history(experiment) if entry.command == command.id), None) if command else None
+    return Heeded(store.get(experiment), entry)
 
 
 def _stamped(before: Experiment, after: Experiment, now: str) -> Experiment:

@@ -121,14 +121,7 @@ def _json(uri: str) -> dict[str, str]:
 
 
 class AskForApprovalOperator(HITLBranchOperator):
-    """Asks a person and remembers who answered and why (XCom ``decision``), which the provider's branch operator forgets.
-
-    :param unanswered: what a person is told to do, or what follows, where nobody answers in time
-    """
-
-    def __init__(self, *, unanswered: str = "clear this task to ask again", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.unanswered = unanswered
+    """Asks a person and remembers who answered and why (XCom ``decision``), which the provider's branch operator forgets."""
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         person = (event.get("responded_by_user") or {}).get("name")
@@ -139,7 +132,7 @@ class AskForApprovalOperator(HITLBranchOperator):
 
     def process_trigger_event_error(self, event: dict[str, Any]) -> None:
         if event["error_type"] == "timeout":  # a question that ran out of time is not asked again by itself
-            raise AirflowFailException(f"nobody answered within {self.response_timeout}: {self.unanswered}")
+            raise AirflowFailException(f"nobody answered within {self.response_timeout}: clear this task to ask again")
         super().process_trigger_event_error(event)
 
 

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from airflow.providers.amazon.aws.triggers.sagemaker import SageMakerTrigger
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskAwaitingInput
 from asgiref.sync import sync_to_async
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from include import settings as places
 from include.lifecycle.as_of import iso, utc
 from include.lifecycle.experiment import CHALLENGER, CHAMPION, Command, Contender, Experiment, Stage
 from include.lifecycle.names import digest, endpoint_name
-from include.lifecycle.rollout import NOT_DONE, POLICY, Advance, advance, begin_ramp, finish, opening, take_all
+from include.lifecycle.rollout import POLICY, Advance, advance, begin_ramp, finish, opening, take_all
 from include.stores.layout import Layout
 from sagemaker_lifecycle.jobs import DomainProcessingOperator
+from sagemaker_lifecycle.registry import AskForApprovalOperator
 from sagemaker_lifecycle.retraining import handle_alarms, other_champion
 from sagemaker_lifecycle.tasks import experiment_store, kept_for_the_run, model_registry, object_store
 from sagemaker_lifecycle.watermark import WatchingOperator, WatermarkTrigger, watermark_of
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CLOCKS_DIFFER = timedelta(hours=1)
+_LOOKS_EVERY = timedelta(minutes=5)
+"""How soon a question notices that its rollout has ended: each look is a worker's for some seconds."""
 
 
 def experiment_id(context: Context) -> str:
@@ -49,7 +52,8 @@ def experiment_id(context: Context) -> str:
 def open_experiment(domain: Domain, context: Context, run: Mapping[str, Any], challenger: str, endpoint_config: str) -> dict[str, Any]:
     """Begins the rollout, or finds it: from now on what the endpoint is asked is evidence. The alarms are handled by it.
 
-    Returns ``experiment`` (its id) and ``opened``. Fails where another model than the challenger's opponent is live by now, and where the run,
+    Returns ``experiment`` (its id), ``opened``, and the ``endpoint_config`` that serves it: the given one in the beginning, that of its ramp where a
+    run is cleared that has got so far. Fails where another model than the challenger's opponent is live by now, and where the run,
     cleared and with other code, has made another challenger than the one whose rollout is under way."""
     registry, store, identity = model_registry(), experiment_store(), experiment_id(context)
     present = store.find(identity)
@@ -86,7 +90,7 @@ def open_experiment(domain: Domain, context: Context, run: Mapping[str, Any], ch
         )
         present = store.create(experiment, [opening(experiment, f"In shadow, because of: {run['why']}")])
     handle_alarms(domain, run, context["dag_run"].run_id, f"rollout {identity} of {challenger}")
-    return {"experiment": identity, "opened": present.opened}
+    return {"experiment": identity, "opened": present.opened, "endpoint_config": present.endpoint_config}
 
 
 def _contender(package: ModelPackage) -> Contender:
@@ -149,8 +153,8 @@ class RolloutTrigger(WatermarkTrigger):
         if self.job:
             try:
                 processing_hook().conn.stop_processing_job(ProcessingJobName=self.job)
-            except ClientError as error:
-                self.log.info("Could not stop %s: %s", self.job, error)  # it had ended by itself
+            except (ClientError, BotoCoreError) as error:  # it had ended by itself; or SageMaker is away, and traffic does not wait for that
+                self.log.info("Could not stop %s: %s", self.job, error)
 
     async def on_kill(self) -> None:
         """A user's kill of the task stops its job."""
@@ -279,6 +283,35 @@ class RolloutStageOperator(WatchingOperator):
         return RolloutTrigger(self.domain, self.looked_at, self.experiment, self.version)
 
 
+class AskAboutRolloutOperator(AskForApprovalOperator):
+    """Asks a person about a rollout that is under way. Where nobody answers in time, the rollout ends as stopped; where it has ended otherwise
+    meanwhile, the question is taken back within some minutes. In both cases nothing follows that the answer would have chosen."""
+
+    def execute(self, context: Context) -> Any:
+        until = datetime.now(UTC) + self.response_timeout
+        try:
+            return super().execute(context)
+        except TaskAwaitingInput:
+            self._wait(until)
+
+    def execute_complete(self, context: Context, event: dict[str, Any], until: str) -> Any:
+        unanswered, identity = event.get("error_type") == "timeout", experiment_id(context)
+        if unanswered and datetime.now(UTC) >= utc(until):
+            end_rollout(identity, "stopped", f"Nobody answered {self.task_id} in time.", POLICY)
+        present = experiment_store().get(identity)
+        if present.ended:
+            self.log.info("The rollout has ended as %s, so the question is taken back: %s", present.stage, present.why)
+            return self.do_branch(context, None)
+        if unanswered:
+            self._wait(utc(until))
+        return super().execute_complete(context, event)
+
+    def _wait(self, until: datetime) -> None:
+        """For an answer, or until it is time to look whether the rollout goes on. An answer that comes while this looks counts at the next look."""
+        left = max(timedelta(seconds=1), until - datetime.now(UTC))
+        raise TaskAwaitingInput(method_name="execute_complete", kwargs={"until": iso(until)}, timeout=min(left, _LOOKS_EVERY))
+
+
 def keep_history(store: ExperimentStore, experiment: Experiment) -> str:
     """Puts the rollout's whole history so far beside the models, for the page and for whoever asks later; returns its URI. ``ramp.json`` beside it
     is the experiment as it was in its ramp: what ``rollout-evidence`` wants to say, once all labels are known, what the ramp cost."""
@@ -336,8 +369,7 @@ def take_all_traffic(identity: str, decision: str) -> dict[str, Any]:
         return Advance(experiment) if experiment.ended else take_all(experiment, decision or POLICY)
 
     present = _change(identity, taken)
-    if present.ended:
-        raise AirflowSkipException(f"the rollout has ended as {present.stage}: {present.why}")
+    _skip_without_promotion(present)
     mirror_share(present)
     return {"stage": present.stage, "share": present.share, "why": present.why}
 
@@ -358,14 +390,24 @@ def end_rollout(identity: str, stage: Stage, why: str, who: str) -> Experiment:
 
 def promote(identity: str) -> None:
     """The rollout's good end: the endpoint carries the challenger's model alone. Skips where a person has ended it at the last moment."""
-    present = end_rollout(identity, "promoted", "The challenger is the champion now.", POLICY)
-    if present.stage != "promoted":
+    _skip_without_promotion(end_rollout(identity, "promoted", "The challenger is the champion now.", POLICY))
+
+
+def unless_ended(context: Context) -> None:
+    """What the tasks of a promotion ask before they begin: they skip where the rollout has ended otherwise since all traffic was given."""
+    if present := experiment_store().find(experiment_id(context)):
+        _skip_without_promotion(present)
+
+
+def _skip_without_promotion(present: Experiment) -> None:
+    if present.ended and present.stage != "promoted":
         raise AirflowSkipException(f"the rollout has ended as {present.stage}: {present.why}")
 
 
 def steer(domain: Domain, context: Context) -> dict[str, Any]:
     """Does at once what a person wants of the rollout that is under way: gateways see it within a second or two, and the run does the rest. Tried
-    again or cleared, it is the same command to the same rollout, done once. Fails where it makes no sense in the rollout's stage."""
+    again or cleared, it is the same command to the same rollout, done once. Fails where it makes no sense in the rollout's stage: what was refused
+    stays refused, however often it is tried."""
     from include.stores.experiments import heed
 
     params, run = context["params"], context["dag_run"]
@@ -381,12 +423,12 @@ def steer(domain: Domain, context: Context) -> dict[str, Any]:
         why=params["why"],
         share=params["share"] if params["action"] == "set_share" else None,
     )
-    done = heed(store, present.id, command, _clock())
-    came = [entry.says for entry in store.history(present.id) if entry.version > present.version]
-    if came and came[-1].startswith(NOT_DONE):
-        raise AirflowFailException(came[-1])
+    heeded = heed(store, present.id, command, _clock())
+    if heeded.refused:
+        raise AirflowFailException(heeded.refused)
+    done, says = heeded.experiment, heeded.entry.says if heeded.entry else "done before"
     log.info("%s asked rollout %s (%s) to %s: %s", who, present.id, present.stage, command.action, command.why)
-    log.info("It is in the stage %s now, with a share of %.1f %%: %s", done.stage, 100 * done.share, came[-1] if came else "done before")
+    log.info("It is in the stage %s now, with a share of %.1f %%: %s", done.stage, 100 * done.share, says)
     return {"experiment": present.id, "action": command.action, "who": who, "stage": done.stage, "share": done.share}
 
 

@@ -51,7 +51,7 @@ def released_by(context: Context, ask: str) -> str:
 
 def settle(domain: Domain, context: Context) -> dict[str, Any]:
     """Whatever happened: the rollout has an end, in the store, in the registry and on its alarms, and says which configuration the endpoint is to
-    carry. One that has not ended by itself is stopped where nobody answered, and rolled back where a task of the run failed.
+    carry. One that has not ended by itself is rolled back: a task of the run failed.
 
     Returns ``experiment``, ``version``, ``stage``, ``why``, ``failed``, ``endpoint_config`` (the endpoint's in the end), ``undoing`` (this run's
     other ones: what else the endpoint carries is somebody else's, and left alone) and ``history`` (URI of what the page is made of). Skips where
@@ -62,19 +62,14 @@ def settle(domain: Domain, context: Context) -> dict[str, Any]:
     store, identity, ti, run_id = experiment_store(), experiment_id(context), context["ti"], context["dag_run"].run_id
     states = ti.get_task_states(dag_id=context["dag_run"].dag_id, run_ids=[run_id]).get(run_id, {})
     failures = {task for task, state in states.items() if state == "failed"}
-    unanswered = failures & {"ask_before_ramp", "ask_before_promotion"}
-    failures -= unanswered
     present = store.find(identity)
     if present is None and failures:
         raise AirflowFailException(f"{_listed(failures)} failed before a rollout began: nothing live was touched, and the alarms stay open")
     if present is None:
         raise AirflowSkipException("no rollout was begun")
     if not present.ended:
-        if unanswered and not failures:
-            present = end_rollout(identity, "stopped", f"Nobody answered {_listed(unanswered)} in time.", POLICY)
-        else:
-            why = f"{_listed(failures) or 'A task of the run'} failed: the champion has all traffic again."
-            present = end_rollout(identity, "rolled_back", why, POLICY)
+        why = f"{_listed(failures) or 'A task of the run'} failed: the champion has all traffic again."
+        present = end_rollout(identity, "rolled_back", why, POLICY)
         _return_traffic(present)
     if present.stage != "promoted":
         why = f"Rejected: rollout {present.id} ended as {present.stage}: {present.why}"

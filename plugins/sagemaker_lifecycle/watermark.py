@@ -74,7 +74,9 @@ class WatermarkTrigger(BaseTrigger):
 
 class WatchingOperator(DomainProcessingOperator):
     """Runs its job for each watermark until it has seen enough. Subclasses say what the job is asked (``ask``) and what follows from its answer
-    (``conclude``)."""
+    (``conclude``). The instant up to which it has looked is the XCom ``looked_at``."""
+
+    looked_at: str | None = None
 
     def __init__(self, **kwargs: Any) -> None:
         # a wait of months outlives many a worker and some hours without one of AWS's services, and each may cost tries
@@ -117,5 +119,6 @@ class WatchingOperator(DomainProcessingOperator):
         result = self.conclude(context, found)
         if result is not None:
             return result
+        context["ti"].xcom_push(key="looked_at", value=self.looked_at)
         self.defer(trigger=self.trigger(), method_name="look_again")
         raise AirflowException("unreachable: deferred")

@@ -57,6 +57,8 @@ ASK_PROMOTION = {"choose_after_ramp": ["ask_before_promotion", "watch_while_aske
 PROMOTE = {"choose_after_ramp": ["take_all_traffic", "settle"]}
 YES_RAMP, NO_RAMP = {"ask_before_ramp": ["create_ramp_config"]}, {"ask_before_ramp": ["refuse_ramp"]}
 YES, NO = {"ask_before_promotion": ["take_all_traffic"]}, {"ask_before_promotion": ["refuse_promotion"]}
+TAKEN_BACK_RAMP: dict[str, list[str]] = {"ask_before_ramp": []}
+TAKEN_BACK: dict[str, list[str]] = {"ask_before_promotion": []}
 ASKED = {"ask_before_ramp", "ask_before_promotion", "watch_while_asked"}
 ENDED = {"choose_after_ramp": ["settle"]}
 
@@ -70,6 +72,8 @@ ENDED = {"choose_after_ramp": ["settle"]}
         (GO | ASK_RAMP | YES_RAMP | PROMOTE, {"run_ramp", "finish"}, {"refuse_ramp", "ask_before_promotion", "refuse_promotion"}),
         (GO | ASK_RAMP | NO_RAMP, {"refuse_ramp"}, {"run_ramp", "ask_before_promotion", "watch_while_asked", "take_all_traffic"}),
         (GO | TO_RAMP | ASK_PROMOTION | NO, {"refuse_promotion"}, {"take_all_traffic", "approve", "finish", "refuse_ramp"}),
+        (GO | ASK_RAMP | TAKEN_BACK_RAMP, {"ask_before_ramp"}, {"create_ramp_config", "refuse_ramp", "watch_while_asked", "take_all_traffic"}),
+        (GO | TO_RAMP | ASK_PROMOTION | TAKEN_BACK, {"watch_while_asked"}, {"refuse_promotion", "take_all_traffic", "approve", "finish"}),
         (GO | TO_RAMP | ENDED, {"run_ramp"}, {*ASKED, "take_all_traffic", "refuse_ramp", "refuse_promotion"}),
         (GO | {"choose_after_shadow": ["settle"]}, {"run_shadow"}, {*ASKED, "create_ramp_config", "run_ramp", "take_all_traffic"}),
         (GO | {"choose_after_shadow": ["take_all_traffic", "settle"]}, {"take_all_traffic", "finish"}, {"create_ramp_config", "run_ramp"}),
@@ -81,6 +85,7 @@ def test_paths(dag: Any, choices: dict[str, list[str]], run: set[str], skipped: 
     assert {name for name in run if states[name] != "success"} == set()
     assert {name for name in skipped if states[name] != "skipped"} == set()
     assert states["settle"] == "success"
+    assert set(states.values()) == {"success", "skipped"}  # else Airflow calls the run failed
 
 
 FAILING = ["bring_shadow", "run_shadow", "bring_ramp", "run_ramp", "take_all_traffic", "bring_single", "finish", "ask_before_promotion"]
@@ -91,6 +96,12 @@ def test_whatever_fails_is_settled_and_told(dag: Any, failing: str) -> None:
     states = walk(dag, GO | TO_RAMP | ASK_PROMOTION | YES, frozenset({failing}))
     assert states[failing] == "failed"
     assert states["settle"] == states["settle_endpoint"] == states["tell"] == "success"
+
+
+def test_a_promotion_asks_whether_it_goes_on_before_it_changes_anything(dag: Any) -> None:
+    from sagemaker_lifecycle.rollout import unless_ended
+
+    assert [name for name in dag.task_ids if dag.get_task(name)._pre_execute_hook is unless_ended] == ["approve", "bring_single"]
 
 
 def test_settling_waits_for_no_task_that_only_settling_ends(dag: Any) -> None:

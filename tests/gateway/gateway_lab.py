@@ -121,12 +121,17 @@ class Cloud:
         )["ModelPackageArn"]
         self.sagemaker.create_model(ModelName=slot, ExecutionRoleArn=ROLE, Containers=[{"ModelPackageName": self.packages[slot]}])
 
-    def deploy(self, name: str, variants: Mapping[str, str]) -> None:
-        """Brings the endpoint to a configuration of ``variants``: production variant → SageMaker model; waits."""
-        production = [
-            {"VariantName": slot, "ModelName": model, "InitialInstanceCount": 1, "InstanceType": "ml.m5.large", "InitialVariantWeight": 1.0}
-            for slot, model in variants.items()
-        ]
+    def deploy(self, name: str, variants: Mapping[str, str], shadow: Mapping[str, str] | None = None) -> None:
+        """Brings the endpoint to a configuration of ``variants``: production variant → SageMaker model; waits. ``shadow``: the same for the shadow
+        variant."""
+        machine = {"InstanceType": "ml.m5.large"}
+        production, shadows = (
+            [
+                {"VariantName": slot, "ModelName": model, "InitialVariantWeight": 1.0, "InitialInstanceCount": 1, **machine}
+                for slot, model in of.items()
+            ]
+            for of in (variants, shadow or {})
+        )
         capture = {
             "EnableCapture": True,
             "InitialSamplingPercentage": 100,
@@ -135,7 +140,8 @@ class Cloud:
             "CaptureContentTypeHeader": {"CsvContentTypes": ["text/csv"], "JsonContentTypes": ["application/json"]},
         }
         sagemaker = self.sagemaker
-        sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=production, DataCaptureConfig=capture)
+        more = {"ShadowProductionVariants": shadows} if shadows else {}
+        sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=production, DataCaptureConfig=capture, **more)
         there = sagemaker.list_endpoints(NameContains=ENDPOINT)["Endpoints"]
         (sagemaker.update_endpoint if there else sagemaker.create_endpoint)(EndpointName=ENDPOINT, EndpointConfigName=name)
         sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=ENDPOINT, WaiterConfig={"Delay": 1, "MaxAttempts": 60})

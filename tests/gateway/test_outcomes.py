@@ -7,11 +7,13 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from gateway_lab import DOMAIN, LAYOUT, Cloud, Gateway, landed_labels, shipped
 from waiting import wait_until
 
 from include import domains
 from include.jobs.ingest import ingest
+from include.lifecycle.experiment import Command
 from include.stores.layout import Layout
 from include.stores.watermark import Watermark
 
@@ -150,6 +152,20 @@ def test_the_way_of_a_command(gateway: Gateway) -> None:
     over = gateway.post(f"{path}/commands", {"action": "promote", "why": "x"})
     assert (over.status_code, over.json()["error"]) == (409, "promote of e1 is not done: the experiment has ended as stopped")
     assert gateway.get("/v1/experiments/nobody").status_code == 404
+
+
+@pytest.mark.parametrize("wish", [{"action": "promote"}, {"action": "set_share", "share": 0.5}, {"action": "stop"}])
+def test_a_command_that_others_were_faster_than_is_refused(gateway: Gateway, wish: dict[str, Any]) -> None:
+    """As the gateway looks, it can be done; as it is done, somebody else's stop has come before it."""
+    path = f"/v1/experiments/{DOMAIN}"
+    saved = gateway.rolled_out("ramp", 0.25)
+    gateway.store.give(saved.id, Command("bo", "stop", "bo", "enough"))
+    asked = wish | {"why": "go", "id": "CHG-1"}
+    refused = gateway.post(f"{path}/commands", asked)
+    says = f"e1: Not done ({wish['action']}), the experiment has ended as stopped. Asked for by loopback: go"
+    assert (refused.status_code, refused.json()) == (409, {"error": says, "where": []})
+    assert gateway.post(f"{path}/commands", asked).status_code == 409
+    assert [entry["says"] for entry in gateway.get(path).json()["history"]] == ["Stopped by bo: enough", says.removeprefix("e1: ")]
 
 
 def test_s3_away_loses_nothing(gateway: Gateway, cloud: Cloud) -> None:

@@ -171,6 +171,38 @@ def test_a_promotion_and_the_endpoints_change_lose_no_request(gateway: Gateway, 
     assert {(each["answered"], each["experiment"] is None) for each in logged} == {("challenger", False), ("champion", True)}
 
 
+def test_after_a_promotion_from_shadow_the_old_model_decides_until_the_endpoint_carries_the_new_one(gateway: Gateway, cloud: Cloud) -> None:
+    """The challenger is to have all, and the endpoint carries it as a shadow only: what the old model answers is judged and logged as its own."""
+    cloud.deploy("shadow", {"champion": "champion"}, {"challenger": "challenger"})
+    try:
+        gateway.rolled_out("shadow", 0.0)
+        gateway.rolled_out("safe", 0.0)
+        saved = gateway.rolled_out("safe", 1.0)
+        answers = [gateway.score(str(number), amount=7.0) for number in range(20)]
+        forced = gateway.score("100", variant="challenger", amount=7.0)
+        wait_until(lambda: gateway.store.healths(saved.id, saved.step)[0].champion.requests == 20, "the champion's requests are told")
+        [health] = gateway.store.healths(saved.id, saved.step)
+        cloud.deploy("promoted-from-shadow", {"champion": "challenger"})
+        wait_until(lambda: gateway.score("200")["experiment"] is None, "the gateway sees what is carried")
+        after = gateway.score("201", amount=7.0)
+    finally:
+        cloud.deploy("single-after-shadow", {"champion": "champion"})
+    old = cloud.packages["champion"]
+    assert {(each["variant"], each["model_package"], each["fallback"], each["share"], each["experiment"]) for each in answers} == {
+        ("champion", old, None, 0.0, saved.id)
+    }
+    assert (forced["variant"], forced["model_package"], forced["fallback"]) == ("champion", old, "challenger_failed")
+    assert (health.challenger.requests, health.challenger.errors, health.challenger.fallbacks, health.champion.errors) == (0, 0, 0, 0)
+    gateway.flush()
+    logged = {each["inference_id"]: each for each in shipped(cloud.objects, LAYOUT.shipped_decisions())}
+    for number in (*range(20), 100):
+        each = logged[str(number)]
+        assert (each["answered"], each["model_package"], each["threshold"]) == ("champion", old, cloud.thresholds["champion"])
+        assert each["override"] or (each["assigned"], each["share"], each["propensity"]) == ("champion", 0.0, 1.0)
+    assert (after["variant"], after["model_package"], after["score"] > 0.35) == ("champion", cloud.packages["challenger"], True)
+    assert logged["201"]["threshold"] == cloud.thresholds["challenger"]
+
+
 def test_what_the_endpoint_carries_outweighs_the_store(gateway: Gateway, cloud: Cloud, ramp: None) -> None:
     """In the middle of a ramp somebody deploys another model: it is scored by as what it is, and the rollout hears nothing more."""
     saved = gateway.rolled_out("ramp", 0.4)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import json
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from gateway_lab import DOMAIN, LAYOUT, landed_labels, shipped
 
 from include import domains
-from include.gateway.journal import Journal
+from include.gateway.journal import Journal, JournalError
 from include.gateway.ledger import Ledger, Told
 from include.gateway.shipping import LATE, Shipper
 from include.jobs.ingest import ingest
@@ -168,6 +170,42 @@ def test_a_damaged_segment_is_kept_and_the_rest_of_it_shipped(objects: Counting,
         assert shipper.journal.closed_segments == ()
 
     gateway(objects, tmp_path, start, "g3")
+
+
+def test_a_segment_that_a_full_disk_closes_while_others_are_indexed_leaves_only_when_the_ledger_knows_it(
+    objects: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No search reads what this machine has shipped: a decision that left unindexed would be known to nobody here, and its label would never land."""
+
+    async def ship(shipper: Shipper) -> None:
+        index = shipper._index
+
+        async def while_the_disk_fills(domain: str, decisions: list[dict[str, Any]]) -> None:
+            shipper._index = index  # type: ignore[method-assign]
+            await shipper.journal.append(decision("2"))
+            with monkeypatch.context() as full:
+                full.setattr(os, "fdatasync", refuse)
+                with pytest.raises(JournalError, match="No space left"):
+                    await shipper.journal.append(decision("3"))
+            await index(domain, decisions)
+
+        def refuse(file: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        shipper._index = while_the_disk_fills  # type: ignore[method-assign]
+        await shipper.journal.append(decision("1"))
+        assert (await shipper.ship(NOW))["decisions"] == 1
+        assert len(shipper.journal.closed_segments) == 1
+        assert (await shipper.ship(NOW))["decisions"] == 1
+        assert shipper.journal.closed_segments == ()
+
+    async def restarted(shipper: Shipper) -> None:
+        assert await tell(shipper, ("1", 1), ("2", 1)) == ["accepted", "accepted"]
+        assert (await shipper.ship(NOW))["labels"] == 2
+
+    gateway(objects, tmp_path, ship)
+    gateway(objects, tmp_path, restarted, "g2")
+    assert [line["inference_id"] for line in shipped(objects, LAYOUT.shipped_decisions())] == ["1", "2"]
 
 
 def test_no_search_reads_what_this_machine_has_shipped(objects: Counting, tmp_path: Path) -> None:

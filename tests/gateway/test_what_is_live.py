@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -15,8 +16,8 @@ from waiting import wait_until
 
 from include import domains
 from include.gateway.counts import Metrics
-from include.gateway.endpoint import InvocationError
-from include.gateway.journal import Journal
+from include.gateway.endpoint import Invocation, InvocationError
+from include.gateway.journal import Journal, read_segment
 from include.gateway.live import ENDPOINT_SECONDS, Deployed, Live, Model, NotLive, View, Watched, view_of
 from include.gateway.schemas import ScoreRequest
 from include.gateway.scoring import NoAnswer, Scorer
@@ -169,6 +170,56 @@ def test_only_assigned_requests_open_the_breaker_and_are_counted(tmp_path: Path)
         return overrides, endpoints.asked - overrides
 
     assert asyncio.run(asked()) == (10, 5), "after five failures it is left alone for a moment; overrides are none"
+
+
+class _Single:
+    """An endpoint whose only production variant answers. ``asked``: the variants that were named."""
+
+    def __init__(self) -> None:
+        self.asked: list[str | None] = []
+
+    async def invoke(self, endpoint: str, variant: str | None, *rest: Any) -> Invocation:
+        self.asked.append(variant)
+        if variant not in (None, "champion"):
+            raise InvocationError("there is none of that name", "no_variant")
+        return Invocation(0.5, [], "champion", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("variants", "asked", "judged"),
+    [
+        (("champion",), [None], (OLD, "champion", 0.0, None)),
+        (("champion", "challenger"), ["challenger", None], (NEW, "challenger", 1.0, None)),
+    ],
+)
+def test_an_endpoint_without_the_variant_that_has_all_carries_the_old_model_unless_it_had_it_a_moment_ago(
+    tmp_path: Path, variants: tuple[str, ...], asked: list[str], judged: tuple[Contender, str, float, str | None]
+) -> None:
+    """Promoted from shadow, the endpoint's only variant is the old model until it is changed; promoted from the ramp, it is the new one once the
+    challenger's is gone."""
+    endpoints, lines = _Single(), list[dict[str, Any]]()
+    live: Any = _Rollout(view(OLD, experiment(stage="safe", share=1.0), *variants))
+
+    async def score() -> None:
+        scorer = Scorer(live, endpoints, Journal(tmp_path, "g"), Metrics(), 0.1, 0.01)  # type: ignore[arg-type]
+        found = await scorer.score(ScoreRequest.model_validate_json(json.dumps(request("1"))))
+        counts = scorer.step_counts(DOMAIN)
+        assert counts is not None
+        told = {slot: counted.frozen() for slot, counted in counts.slots.items()}
+        assert {slot: (each.requests, each.errors, each.fallbacks) for slot, each in told.items()} == {
+            slot: (int(slot == judged[1]), 0, 0) for slot in ("champion", "challenger")
+        }
+        assert (found["model_package"], found["variant"], found["share"], found["fallback"]) == (judged[0].model_package, *judged[1:])
+        await scorer.journal.close()
+        [segment] = scorer.journal.closed_segments
+        lines.extend(json.loads(text) for text in read_segment(segment)[0])
+
+    asyncio.run(score())
+    assert endpoints.asked == asked
+    [logged] = lines
+    assert (logged["model_package"], logged["threshold"], logged["answered"], logged["assigned"], logged["share"], logged["propensity"]) == (
+        judged[0].model_package, judged[0].review_threshold, judged[1], judged[1], judged[2], 1.0,
+    )  # fmt: skip
 
 
 class _SageMaker:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from include.lifecycle.experiment import Command, Contender, Entry, Experiment
-from include.stores.experiments import ExperimentStore, open_store
+from include.stores.experiments import ExperimentStore, heed, open_store
 
 ROOT = Path(__file__).parents[2]
 DOMAIN = "auto_claims"
@@ -88,10 +91,29 @@ def test_what_others_asked_for_before_is_done_first(store: ExperimentStore, ramp
     store.give("x1", Command("bo", "stop", "bo", "enough"))
     given = steer("--store", url, "--action", "promote", "--why", "go", "--who", "ann")
     assert given.returncode == 2
-    assert (
-        "steer: x1: Stopped by bo: enough Not done (promote), the experiment has ended as stopped. Asked for by ann: go\n" in given.stderr
-    )
+    assert "steer: x1: Not done (promote), the experiment has ended as stopped. Asked for by ann: go\n" in given.stderr
+    assert "Stopped by bo: enough\n" in given.stderr, "above it, in the history"
     assert (store.get("x1").stage, store.commands("x1")) == ("stopped", [])
+
+
+def test_what_others_are_refused_meanwhile_is_no_refusal_of_this(
+    store: ExperimentStore, ramp: Experiment, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Right behind its command, somebody else's line is written."""
+    from include.jobs import steer as job
+
+    def then_another(opened: ExperimentStore, *arguments: Any) -> Any:
+        found = heed(opened, *arguments)
+        heed(opened, "x1", Command("bo", "set_share", "bo", "less", 2.0), "2026-03-02T00:00:00Z")
+        return found
+
+    monkeypatch.setattr(job, "heed", then_another)
+    options = argparse.Namespace(action="set_share", store=url, share=0.4, why="more", who="ann")
+    found = job.run(options, SimpleNamespace(domain=SimpleNamespace(name=DOMAIN)))  # type: ignore[arg-type]
+    assert (found["share"], store.history("x1")[-1].says[:8]) == (0.4, "Not done")
+    told = capsys.readouterr().err.partition("Done:")[2]
+    assert told.startswith(" The challenger's share is 40.0%, and the cap too, from where it goes on, by ann: more\n")
+    assert "Not done" not in told
 
 
 def test_show_tells_how_it_is(store: ExperimentStore, ramp: Experiment, url: str) -> None:

@@ -301,3 +301,34 @@ def test_undoing_touches_only_what_this_run_deployed(
     else:
         assert operator.execute({})["deleted"]
     assert deleted == (["auto-claims-endpoint"] if outcome == "delete" else [])
+
+
+@pytest.mark.parametrize(
+    ("carried", "outcome"),
+    [("previous", "update"), ("ramp-of-this-run", "update"), ("shadow", "stays"), ("of-somebody-else", "fails"), (None, "fails")],
+)
+def test_only_what_this_run_found_or_left_is_replaced(
+    on_aws: places.Settings, monkeypatch: pytest.MonkeyPatch, carried: str | None, outcome: str
+) -> None:
+    from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
+    from airflow.sdk.exceptions import AirflowFailException
+    from sagemaker_lifecycle.endpoints import BringEndpointToOperator
+
+    def update(_: Any, config: dict[str, Any], **__: Any) -> None:
+        raise Recorded(config)
+
+    present = {"EndpointName": "e", "EndpointStatus": "InService", "EndpointConfigName": carried, "EndpointArn": "arn:e"} if carried else None
+    monkeypatch.setattr(BringEndpointToOperator, "_described", lambda *_: present)
+    monkeypatch.setattr(SageMakerHook, "update_endpoint", update)
+    operator = BringEndpointToOperator(
+        task_id="bring_shadow", domain="auto_claims", endpoint_config="shadow", replaces=["previous", "ramp-of-this-run", "None"]
+    )
+    if outcome == "fails":
+        with pytest.raises(AirflowFailException, match="somebody else has deployed since"):
+            operator.execute({})
+    elif outcome == "update":
+        with pytest.raises(Recorded) as recorded:
+            operator.execute({})
+        assert recorded.value.args[0]["EndpointConfigName"] == "shadow"
+    else:
+        assert operator.execute({})["endpoint_config"] == "shadow"

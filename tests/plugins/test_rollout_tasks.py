@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk import Param
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskAwaitingInput
+from botocore.exceptions import ClientError
 
 from include.domains import get
 from include.lifecycle.domain import Rollout
@@ -178,13 +180,109 @@ def test_a_person_who_does_not_release_it_stops_it(world: World) -> None:
     assert "not before the audit" in settled["why"]
 
 
-def test_a_question_that_nobody_answered_stops_it_and_is_no_failure(world: World) -> None:
+class Question(SimpleNamespace):
+    """A question about the rollout's ramp, asked of claims_lead for a day."""
+
+    operator: Any
+    chosen: list[Any]
+
+    def asked(self, context: Any) -> TaskAwaitingInput:
+        with pytest.raises(TaskAwaitingInput) as waiting:
+            self.operator.execute(context)
+        return waiting.value
+
+    def answered(self, context: Any, until: str, event: dict[str, Any]) -> Any:
+        return self.operator.execute_complete(context, event=event, until=until)
+
+
+NO_ANSWER = {"error": "no response", "error_type": "timeout"}
+YES = {"chosen_options": ["Approve"], "params_input": {"why": "looks good"}, "responded_at": NOW, "responded_by_user": {"name": "claims_lead"}}
+
+
+@pytest.fixture
+def question(world: World, monkeypatch: pytest.MonkeyPatch) -> Question:
+    from airflow.providers.standard.operators import hitl
+    from sagemaker_lifecycle.rollout import AskAboutRolloutOperator
+
+    operator = AskAboutRolloutOperator(
+        task_id="ask_before_ramp", subject="Begin?", options=["Approve", "Reject"], response_timeout=timedelta(days=1),
+        params={"why": Param("", type="string")}, options_mapping={"Approve": "create_ramp_config", "Reject": "refuse_ramp"},
+    )  # fmt: skip
+    chosen: list[Any] = []
+    monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **_: None)
+    monkeypatch.setattr(AskAboutRolloutOperator, "do_branch", lambda self, context, branches_to_execute: chosen.append(branches_to_execute))
+    return Question(operator=operator, chosen=chosen)
+
+
+def context_of_a_question(world: World) -> Any:
+    context = world.context()
+    context["ti"].xcom_push = lambda key, value: world.xcoms.update({("ask_before_ramp", key): value})
+    return context | {"task_instance": SimpleNamespace(id="1")}
+
+
+def test_an_answer_in_time_is_followed_and_remembered(world: World, question: Question) -> None:
+    to(world, "proven")
+    context = context_of_a_question(world)
+    waiting = question.asked(context)
+    assert timedelta(0) < waiting.timeout <= timedelta(minutes=5)
+    with pytest.raises(TaskAwaitingInput) as again:  # nobody yet, and the rollout goes on
+        question.answered(context, waiting.kwargs["until"], NO_ANSWER)
+    assert again.value.kwargs == waiting.kwargs
+    question.answered(context, waiting.kwargs["until"], YES)
+    assert [list(branches) for branches in question.chosen] == [["create_ramp_config"]]
+    assert world.xcoms["ask_before_ramp", "decision"] == "claims_lead (looks good)"
+
+
+@pytest.mark.parametrize("event", [NO_ANSWER, YES])
+def test_a_question_about_a_rollout_that_has_ended_is_taken_back(world: World, question: Question, event: dict[str, Any]) -> None:
+    experiment = to(world, "proven")
+    context = context_of_a_question(world)
+    until = question.asked(context).kwargs["until"]
+    world.store.save(world.store.get(experiment.id).but(stage="stopped", why="claims_lead asked to stop"))
+    assert question.answered(context, until, event) is None
+    assert question.chosen == [None]  # nothing that it would have chosen
+    assert ("ask_before_ramp", "decision") not in world.xcoms
+
+
+def test_a_question_that_nobody_answered_stops_it_and_is_no_failure(world: World, question: Question) -> None:
     from sagemaker_lifecycle.rollout_end import settle
 
     to(world, "proven")
-    settled = settle(DOMAIN, world.context(ask_before_ramp="failed"))
+    assert question.answered(context_of_a_question(world), "2026-06-01T00:00:00Z", NO_ANSWER) is None
+    assert question.chosen == [None]
+    settled = settle(DOMAIN, world.context(ask_before_ramp="success"))
     assert (settled["stage"], settled["failed"]) == ("stopped", False)
     assert "Nobody answered ask_before_ramp" in settled["why"]
+
+
+def test_a_promotion_goes_no_further_where_somebody_has_stopped_it(world: World) -> None:
+    from sagemaker_lifecycle.rollout import end_rollout, take_all_traffic, unless_ended
+
+    unless_ended(world.context())  # nothing to be ended
+    experiment = to(world, "safe", share=0.5, cap=0.5)
+    take_all_traffic(experiment.id, "")
+    unless_ended(world.context())
+    end_rollout(experiment.id, "stopped", "complaints", "claims_lead")
+    with pytest.raises(AirflowSkipException, match="ended as stopped: complaints"):
+        unless_ended(world.context())
+
+
+def test_a_promotion_that_is_done_may_be_cleared(world: World) -> None:
+    from sagemaker_lifecycle.rollout import promote, take_all_traffic, unless_ended
+
+    experiment = to(world, "safe")
+    take_all_traffic(experiment.id, "")
+    promote(experiment.id)
+    unless_ended(world.context())
+
+
+def test_a_run_that_is_cleared_in_its_ramp_finds_the_ramps_configuration(world: World) -> None:
+    from sagemaker_lifecycle.rollout import open_experiment
+
+    experiment = to(world, "proven")
+    world.store.save(world.store.get(experiment.id).but(stage="ramp", endpoint_config="ramp-config"))
+    again = open_experiment(DOMAIN, world.context(), RUN, "arn:challenger", "shadow-config")
+    assert again == {"experiment": experiment.id, "opened": experiment.opened, "endpoint_config": "ramp-config"}
 
 
 def test_a_failure_is_not_forgotten_when_settling_is_tried_again(world: World) -> None:
@@ -263,6 +361,26 @@ def test_the_wait_ends_for_deliveries_a_persons_wish_or_a_guardrail(world: World
     assert "version 2" in waiting.look()["why"]
 
 
+def test_a_refused_steer_that_is_cleared_is_refused_again(world: World) -> None:
+    """Whatever others have written since; and one that was done is done once, and goes well again."""
+    from sagemaker_lifecycle.rollout import steer
+
+    experiment = begin(world)
+    world.params |= {"action": "set_share", "share": 0.2, "why": "more"}
+    for _ in range(2):
+        with pytest.raises(AirflowFailException, match=r"Not done \(set_share\), a share can be set in the ramp only"):
+            steer(DOMAIN, world.context("early"))
+    assert len(world.store.history(experiment.id)) == 2
+    world.params |= {"action": "stop", "share": None, "why": "the audit"}
+    stopped = steer(DOMAIN, world.context("stops"))
+    assert stopped["stage"] == "stopped"
+    assert steer(DOMAIN, world.context("stops")) == stopped
+    world.params |= {"action": "set_share", "share": 0.2, "why": "more"}
+    with pytest.raises(AirflowFailException, match="the stage is shadow"):
+        steer(DOMAIN, world.context("early"))
+    assert len(world.store.history(experiment.id)) == 3
+
+
 def test_a_ramp_without_a_sign_of_life_from_a_gateway_is_looked_at_at_once(world: World) -> None:
     experiment = to(world, "ramp", share=0.05, cap=0.05, step=1, step_began="2026-01-01T00:00:00Z")
     assert "guardrail" in trigger(world).look()["why"]
@@ -327,12 +445,19 @@ def test_a_run_that_was_cleared_and_made_another_challenger_leaves_nothing_of_th
     assert settled["undoing"] == ["other-config", "shadow-config"], "the endpoint carries the first one's"
 
 
-def test_an_endpoint_that_is_out_of_order_keeps_no_rollout_from_its_end(world: World) -> None:
+def test_an_endpoint_that_is_out_of_order_keeps_no_rollout_from_its_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sagemaker_lifecycle import endpoints
     from sagemaker_lifecycle.rollout_end import settle
 
+    def refused(*_: Any, **__: Any) -> None:
+        asked.append(True)
+        raise ClientError({"Error": {"Code": "ValidationException"}}, "UpdateEndpointWeightsAndCapacities")
+
+    asked: list[bool] = []
+    monkeypatch.setattr(endpoints, "set_weights", refused)
     to(world, "ramp", share=0.05, cap=0.05)
-    world.set_weights = SimpleNamespace()  # not to be called
     settled = settle(DOMAIN, world.context(run_ramp="failed"))
+    assert asked
     assert (settled["stage"], world.packages["arn:challenger"].status) == ("rolled_back", "Rejected")
 
 

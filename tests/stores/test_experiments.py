@@ -20,7 +20,8 @@ from experiments_lab import COUNTS, NOW, OLD, an_entry, an_experiment
 
 from include.lifecycle.domain import Guardrails
 from include.lifecycle.experiment import Command, Experiment, GatewayHealth, Stage, VariantCounts
-from include.lifecycle.guardrails import judge
+from include.lifecycle.guardrails import Reading, judge
+from include.lifecycle.rollout import advance
 from include.stores.experiments import (
     COMMANDS_AT_ONCE,
     ExperimentRunning,
@@ -28,6 +29,7 @@ from include.stores.experiments import (
     ExperimentStoreError,
     UnknownExperiment,
     VersionConflict,
+    change,
     heed,
     open_store,
 )
@@ -222,17 +224,17 @@ STOP = Command("c", "stop", "ann", "enough")
 
 def a_ramp(store: ExperimentStore) -> Experiment:
     begun = an_experiment().but(stage="ramp", share=0.1, cap=0.1, step=3, step_began="2026-10-01T00:00:00Z", as_of="2026-03-09T00:00:00Z")
-    return store.create(begun)
+    return store.create(begun.but(stage_since="2026-03-08T00:00:00Z", cap_since="2026-03-08T00:00:00Z"))
 
 
 def test_a_command_is_done_at_once_and_once(store: ExperimentStore) -> None:
     ramp = a_ramp(store)
-    shared = heed(store, "first", Command("b", "set_share", "ann", "more", 0.2), NOW)
+    shared = heed(store, "first", Command("b", "set_share", "ann", "more", 0.2), NOW).experiment
     assert shared == store.get("first")
     assert (shared.share, shared.step, shared.step_began, shared.as_of, shared.version) == (0.2, 4, NOW, ramp.as_of, 2)
-    stopped = heed(store, "first", STOP, "2026-11-01T10:00:09Z")
+    stopped = heed(store, "first", STOP, "2026-11-01T10:00:09Z").experiment
     assert (stopped.stage, stopped.share, stopped.step_began) == ("stopped", 0.0, "2026-11-01T10:00:09Z")
-    assert heed(store, "first", STOP, "2026-11-01T10:00:12Z") == stopped == store.get("first")
+    assert heed(store, "first", STOP, "2026-11-01T10:00:12Z").experiment == stopped == store.get("first")
     assert [(entry.version, entry.stage, entry.share) for entry in store.history("first")] == [(2, "ramp", 0.2), (3, "stopped", 0.0)]
     assert store.commands("first") == []
 
@@ -240,7 +242,7 @@ def test_a_command_is_done_at_once_and_once(store: ExperimentStore) -> None:
 def test_what_cannot_be_done_leaves_only_its_reason(store: ExperimentStore) -> None:
     ramp = a_ramp(store)
     after = heed(store, "first", Command("b", "set_share", "ann", "more", 2.0), NOW)
-    assert after == ramp.but(version=2), "the step did not change, nor when it began"
+    assert after.experiment == ramp.but(version=2), "the step did not change, nor when it began"
     [entry] = store.history("first")
     assert entry.says.startswith("Not done (set_share), a share lies between 0 and 1")
     assert store.commands("first") == []
@@ -249,8 +251,97 @@ def test_what_cannot_be_done_leaves_only_its_reason(store: ExperimentStore) -> N
 def test_commands_that_wait_are_done_first(store: ExperimentStore) -> None:
     a_ramp(store)
     store.give("first", Command("b", "set_share", "bo", "more", 0.2))
-    assert heed(store, "first", STOP, NOW).stage == "stopped"
+    assert heed(store, "first", STOP, NOW).experiment.stage == "stopped"
     assert [(entry.who, entry.share) for entry in store.history("first")] == [("bo", 0.2), ("ann", 0.0)]
+
+
+def test_what_became_of_a_command_is_told_whenever_it_is_asked(store: ExperimentStore) -> None:
+    """By its own line: not by another's that was written in the same moment, or since."""
+    a_ramp(store)
+    store.give("first", STOP)
+    lost, more = Command("b", "promote", "bo", "go"), Command("d", "set_share", "cy", "more", 0.2)
+    refused = heed(store, "first", lost, NOW)
+    assert (refused.experiment.stage, refused.refused) == (
+        "stopped",
+        "Not done (promote), the experiment has ended as stopped. Asked for by bo: go",
+    )
+    assert heed(store, "first", more, NOW).refused.startswith("Not done (set_share)")
+    history = store.history("first")
+    assert [entry.command for entry in history] == ["c", "b", "d"]
+    assert heed(store, "first", lost, NOW) == replace(refused, experiment=store.get("first")), "tried again, it is refused still"
+    done = heed(store, "first", STOP, NOW)
+    assert (done.entry, done.refused) == (history[0], "")
+    assert store.history("first") == history
+    assert heed(store, "first", None, NOW).entry is None
+
+
+TRIPPED, HEALTHY = (Reading("errors", 1.0, 0.01, tripped, "They are") for tripped in (True, False))
+BETTER = {"stage": "ramp", "as_of": "2026-03-10T00:00:00Z", "events": 1}
+MORE, ROLL_BACK = Command("d", "set_share", "cy", "more", 0.2), Command("e", "roll_back", "di", "worse")
+
+
+@pytest.mark.parametrize(
+    ("reading", "evidence", "commands", "expected"),
+    [
+        (HEALTHY, BETTER, [], [None]),
+        (HEALTHY, None, [MORE, STOP], ["d", "c"]),
+        (HEALTHY, BETTER, [MORE], ["d", None]),
+        (HEALTHY, BETTER, [ROLL_BACK], ["e"]),
+        (HEALTHY, BETTER, [ROLL_BACK, MORE], ["e", "d"]),
+        (TRIPPED, BETTER, [], [None]),
+        (TRIPPED, None, [MORE], [None, "d"]),
+        (TRIPPED, BETTER, [ROLL_BACK, STOP], [None, "e", "c"]),
+    ],
+)
+def test_a_commands_line_bears_its_id_whoever_does_it(
+    store: ExperimentStore, reading: Reading, evidence: dict[str, Any] | None, commands: list[Command], expected: list[str | None]
+) -> None:
+    """Whether or not a guardrail trips, or evidence is looked at, in the same moment: of the wait for evidence, which does commands too."""
+    a_ramp(store)
+    for command in commands:
+        store.give("first", command)
+    change(
+        store,
+        "first",
+        lambda present: advance(
+            present, as_of="2026-03-10T00:00:00Z", evidence=evidence, readings=[reading], commands=store.commands("first")
+        ),
+        NOW,
+    )
+    history = store.history("first")
+    assert [entry.command for entry in history] == expected
+    assert [(entry.who, entry.command) for entry in history if entry.command] == [(each.who, each.id) for each in commands]
+    for command in commands:
+        found = heed(store, "first", command, NOW)
+        assert found.entry == next(entry for entry in history if entry.command == command.id)
+        assert bool(found.refused) == found.entry.says.startswith("Not done")
+
+
+def without_ids(url: str) -> None:
+    """The history as it was stored before its lines had ids of commands."""
+    if url.startswith("sqlite"):
+        with sqlite3.connect(url.removeprefix("sqlite://")) as connection:
+            connection.execute("UPDATE entries SET document = json_remove(document, '$.command')")
+        return
+    table, client = url.removeprefix("dynamodb://").partition("?")[0], boto3.client("dynamodb")
+    for item in client.scan(TableName=table)["Items"]:
+        if item["sk"]["S"].startswith("entry#"):
+            document = json.loads(item["document"]["S"])
+            del document["command"]
+            client.put_item(TableName=table, Item=item | {"document": {"S": json.dumps(document)}})
+
+
+def test_a_history_without_ids_of_commands_is_read(store: ExperimentStore, url: str) -> None:
+    a_ramp(store)
+    stopped = heed(store, "first", STOP, NOW)
+    assert stopped.entry is not None
+    without_ids(url)
+    assert store.history("first") == [replace(stopped.entry, command=None)]
+    again = heed(store, "first", STOP, NOW)
+    assert (again.experiment, again.entry, again.refused) == (stopped.experiment, None, ""), "nobody knows, and nothing is done twice"
+    late = heed(store, "first", MORE, NOW)
+    assert [entry.command for entry in store.history("first")] == [None, "d"]
+    assert late.refused.startswith("Not done (set_share)")
 
 
 def test_a_command_is_done_though_others_write(store: ExperimentStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +357,7 @@ def test_a_command_is_done_though_others_write(store: ExperimentStore, monkeypat
         return commands(experiment)
 
     monkeypatch.setattr(store, "commands", somebody_writes)
-    assert heed(store, "first", Command("b", "set_share", "ann", "more", 0.2), NOW).share == 0.2
+    assert heed(store, "first", Command("b", "set_share", "ann", "more", 0.2), NOW).experiment.share == 0.2
     assert (left, store.get("first").version) == (0, 6)
 
     def somebody_does_it(experiment: str) -> list[Command]:
@@ -274,7 +365,7 @@ def test_a_command_is_done_though_others_write(store: ExperimentStore, monkeypat
         return commands(experiment)
 
     monkeypatch.setattr(store, "commands", somebody_does_it)
-    assert heed(store, "first", Command("d", "set_share", "ann", "more", 0.3), NOW) == store.get("first")
+    assert heed(store, "first", Command("d", "set_share", "ann", "more", 0.3), NOW).experiment == store.get("first")
     assert (store.get("first").version, len(store.history("first"))) == (7, 6)
 
     left = 5
