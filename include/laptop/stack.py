@@ -200,6 +200,7 @@ class Stack:
             "API_AUTH__JWT_LEEWAY": "30",
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+            "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "60",  # what a killed scheduler had queued waits so long
             "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # how long a finished task may keep its worker
             "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
             "DAG_PROCESSOR__REFRESH_INTERVAL": "60",

@@ -83,8 +83,9 @@ class Killer:
         names = feature_names(self.demo.domain, rows.column_names)
         with httpx.Client(base_url=self.demo.stack.url("gateway"), timeout=30) as gateway:
             for number, row in enumerate(rows.select(names).to_pylist()):
-                event = {"domain": NAME, "event_id": f"again-{number}", "entity_id": f"again-{number}", "event_time": f"{day}T12:00:00Z"}
-                answer = gateway.post("/v1/score", json=event | {"amount": 1000.0, "features": {key: row[key] for key in names}})
+                policy = str(990_000_000 + number)  # which nothing is known of
+                event = {"domain": NAME, "event_id": policy, "entity_id": policy, "event_time": f"{day}T12:00:00Z", "amount": 1000.0}
+                answer = gateway.post("/v1/score", json=event | {"features": {key: row[key] for key in names}})
                 assert answer.status_code == httpx.codes.OK, answer.text
 
 
