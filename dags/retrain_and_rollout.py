@@ -263,7 +263,7 @@ def retrain_and_rollout(domain: Domain) -> None:
 
 
 def _config(name: str) -> str:
-    """The endpoint configuration of this name that the run has made; None's name where it has made none yet."""
+    """Template of the endpoint configuration of this name that the run has made; it renders as None where there is none yet."""
     return f"{{{{ ti.xcom_pull(task_ids='create_{name}_config') }}}}"
 
 

@@ -6,9 +6,11 @@ import gzip
 import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from waiting import wait_until
 
@@ -69,7 +71,8 @@ class Killer:
             self._ask_about_the_same()
         begun = time.monotonic()
         for each in [process, *process.children(recursive=True)]:  # the scheduler's are its workers, with the tasks in them
-            each.kill()
+            with suppress(psutil.NoSuchProcess):  # a task may end by itself meanwhile
+                each.kill()
         process.wait(10)
         self.demo.stack.up()
         self.down[stage, name] = time.monotonic() - begun
