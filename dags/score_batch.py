@@ -19,8 +19,9 @@ Analysts fill in `label` (1 or fraud, 0 or genuine; empty is undecided) and, whe
 
     make job CMD="record-decisions --domain card_payments --queue queue.csv --decided-by ana --decided-at 2026-03-31T16:00:00Z --land"
 
-(`python -m include.jobs record-decisions …` with `FRAUD_BUCKET` set, off the laptop) checks every line, refuses the file whole where one is wrong, and writes a landing file of labels for the day of the latest decision; without
-`--land` it only checks. The next run of `ingest_data` over that day takes it (its schedule looks back a week; for older decisions trigger it by hand).
+(`python -m include.jobs record-decisions …` with `FRAUD_BUCKET` set, off the laptop) checks every line, refuses the file whole where one is wrong,
+and writes a landing file of labels for the day of the latest decision; without `--land` it only checks. The next run of `ingest_data` over that day
+takes it (its schedule looks back a week; for older decisions trigger it by hand).
 
 ### Runbook
 

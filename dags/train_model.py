@@ -19,7 +19,7 @@ history as it would have been; its models go to the history group of the registr
 
     airflow backfill create --dag-id auto_claims.train_model --from-date 2026-03-01 --to-date 2026-05-31
 
-(on the laptop `make airflow CMD="backfill create …"`), or `make backfill`, which shows its progress
+(on the laptop `make backfill`, which shows its progress, or `make airflow CMD="backfill create …"`)
 
 ### Runbook
 
