@@ -368,7 +368,7 @@ def refuse_another_end(summary: dict[str, Any], scenario: Scenario) -> None:
     if rollout and rollout["stage"] != GOOD_END[scenario]:
         raise StackError(
             f"the {scenario.replace('_', ' ')} should have been {GOOD_END[scenario].replace('_', ' ')}, but the rollout ended as"
-            f" {rollout['stage']}: {rollout['why']} Its page: {rollout['page']}"
+            f" {rollout['stage']}: {rollout['why']}\nIts page: {rollout['page']}"
         )
 
 
