@@ -190,6 +190,8 @@ class Stack:
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url('execution-api')}/execution/",
             "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout={SQLITE_LOCK_SECONDS}",
+            # A session that SQLite refused may leave its connection in an old snapshot: from a pool, every later write would be refused, too.
+            "DATABASE__SQL_ALCHEMY_POOL_ENABLED": "False",
             "API__HOST": "127.0.0.1",
             "API__PORT": str(self.file.ports["airflow"]),
             "API__BASE_URL": self.url("airflow"),
